@@ -1,0 +1,31 @@
+"""DyTox for `transformers`: importing this package registers the `dytox` model type with the Auto classes."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+
+from .configuration_dytox import DyToxConfig
+from .modeling_dytox import (
+    DyToxForImageClassification,
+    DyToxImageClassifierOutput,
+    DyToxModel,
+    DyToxModelOutput,
+    DyToxPreTrainedModel,
+)
+
+
+AutoConfig.register("dytox", DyToxConfig)
+AutoModel.register(DyToxConfig, DyToxModel)
+AutoModelForImageClassification.register(DyToxConfig, DyToxForImageClassification)
+
+# Makes `save_pretrained` copy the modeling files beside the weights: the folder then loads without this package.
+DyToxConfig.register_for_auto_class()
+DyToxModel.register_for_auto_class("AutoModel")
+DyToxForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+
+__all__ = [
+    "DyToxConfig",
+    "DyToxForImageClassification",
+    "DyToxImageClassifierOutput",
+    "DyToxModel",
+    "DyToxModelOutput",
+    "DyToxPreTrainedModel",
+]

@@ -1,0 +1,186 @@
+"""Configuration of DyTox: the sizes of the transformer and what it has learned, step by step."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class DyToxConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`DyToxModel`]. The defaults are the CIFAR model of the paper
+    ([DyTox: Transformers for Continual Learning with DYnamic TOken eXpansion](https://arxiv.org/abs/2111.11326)).
+
+    Args:
+        image_size (`int` or `list[int]`, *optional*, defaults to 32):
+            Height and width of the images, in pixels.
+        patch_size (`int` or `list[int]`, *optional*, defaults to 4):
+            Height and width of a patch, in pixels. Must divide `image_size`.
+        num_channels (`int`, *optional*, defaults to 3):
+            Channels of the images.
+        hidden_size (`int`, *optional*, defaults to 384):
+            Width of the patch tokens and task tokens. Must be a multiple of `num_attention_heads`.
+        num_hidden_layers (`int`, *optional*, defaults to 5):
+            Number of self-attention blocks (SAB) of the encoder.
+        num_task_attention_layers (`int`, *optional*, defaults to 1):
+            Number of task-attention blocks (TAB) of the decoder, shared by all steps.
+        num_attention_heads (`int`, *optional*, defaults to 12):
+            Attention heads of every block.
+        intermediate_size (`int`, *optional*, defaults to 1536):
+            Width of the hidden layer of every MLP.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation function of the MLPs.
+        hidden_dropout_prob (`float`, *optional*, defaults to 0.0):
+            Dropout after the embeddings and after each sublayer.
+        attention_probs_dropout_prob (`float`, *optional*, defaults to 0.0):
+            Dropout on the content attention (positional attention is never dropped).
+        drop_path_rate (`float`, *optional*, defaults to 0.1):
+            Stochastic depth of the last block; it grows linearly from 0 at the first one. In [0, 1).
+        layer_norm_eps (`float`, *optional*, defaults to 1e-5):
+            Epsilon of the layer normalisations.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the truncated normal that draws weights and tokens.
+        encoder_attention (`"gated"` or `"plain"`, *optional*, defaults to `"gated"`):
+            `"gated"` is the gated positional self-attention of [ConViT](https://arxiv.org/abs/2103.10697), `"plain"`
+            ordinary self-attention.
+        locality_strength (`float`, *optional*, defaults to 1.0):
+            How sharply the positional attention focuses at initialisation; used by `"gated"` only.
+        class_ranges (`list[list[int]]`, *optional*):
+            For each step the half-open range `[start, stop)` of label ids that its classifier predicts. The ranges
+            follow one another from 0 without a gap. `None` means one step of `num_labels` classes.
+        num_task_tokens (`int`, *optional*):
+            Number of task tokens, one a step. Derived from `class_ranges` when not given.
+
+    Raises:
+        `StrictDataclassClassValidationError`: the sizes, `class_ranges`, `num_task_tokens` and `id2label` contradict
+            each other.
+
+    Example:
+
+    ```python
+    >>> from modeling_dytox import DyToxConfig
+
+    >>> config = DyToxConfig(class_ranges=[[0, 10], [10, 20]])
+    >>> config.num_task_tokens, config.num_labels
+    (2, 20)
+    ```
+    """
+
+    model_type = "dytox"
+
+    image_size: int | list[int] | tuple[int, int] = 32
+    patch_size: int | list[int] | tuple[int, int] = 4
+    num_channels: int = 3
+    hidden_size: int = 384
+    num_hidden_layers: int = 5
+    num_task_attention_layers: int = 1
+    num_attention_heads: int = 12
+    intermediate_size: int = 1536
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.0
+    attention_probs_dropout_prob: float | int = 0.0
+    drop_path_rate: float | int = 0.1
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    encoder_attention: Literal["gated", "plain"] = "gated"
+    locality_strength: float | int = 1.0
+    class_ranges: list[list[int]] | list[tuple[int, int]] | tuple[tuple[int, int], ...] | None = None
+    num_task_tokens: int | None = None
+    # Every class has a sigmoid of its own: pipelines then report sigmoid scores.
+    problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = (
+        "multi_label_classification"
+    )
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.class_ranges is not None:
+            self.class_ranges = [list(class_range) for class_range in self.class_ranges]
+            if self.id2label is None and self.class_ranges and self.class_ranges[-1]:
+                kwargs.setdefault("num_labels", self.class_ranges[-1][-1])
+        if self.num_task_tokens is None:
+            self.num_task_tokens = 1 if self.class_ranges is None else len(self.class_ranges)
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Raises `ValueError` where sizes, class ranges, task tokens and labels contradict each other."""
+        if self.hidden_size % self.num_attention_heads != 0:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}: "
+                "change one of the two."
+            )
+        for name in ("num_hidden_layers", "num_task_attention_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate={self.drop_path_rate} must be at least 0 and below 1.")
+        self._validate_image_size()
+        self._validate_class_ranges()
+
+    @property
+    def image_height_width(self) -> tuple[int, int]:
+        """Height and width of the images, in pixels."""
+        return _pair(self.image_size, "image_size")
+
+    @property
+    def patch_height_width(self) -> tuple[int, int]:
+        """Height and width of a patch, in pixels."""
+        return _pair(self.patch_size, "patch_size")
+
+    @property
+    def step_class_ranges(self) -> list[list[int]]:
+        """The class range of every step; `class_ranges=None` stands for one step of `num_labels` classes."""
+        return [[0, self.num_labels or 0]] if self.class_ranges is None else [list(r) for r in self.class_ranges]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in the order of their label ids, which is the order of learning."""
+        names: dict[Any, str] = dict(self.id2label or {})
+        return [names[label] for label in sorted(names)]
+
+    def _validate_image_size(self) -> None:
+        for side, patch_side in zip(self.image_height_width, self.patch_height_width, strict=True):
+            if patch_side < 1 or side < patch_side or side % patch_side != 0:
+                raise ValueError(
+                    f"image_size={self.image_size} is not a multiple of patch_size={self.patch_size}: "
+                    "change one of the two."
+                )
+
+    def _validate_class_ranges(self) -> None:
+        if self.class_ranges is not None:
+            expected_start = 0
+            for class_range in self.class_ranges:
+                if len(class_range) != 2 or class_range[0] != expected_start or class_range[1] <= class_range[0]:
+                    raise ValueError(
+                        f"class_ranges={self.class_ranges} is not a sequence of [start, stop) ranges that follow one "
+                        f"another from 0: {list(class_range)} should start at {expected_start} and hold at least one "
+                        "class."
+                    )
+                expected_start = class_range[1]
+            if not self.class_ranges:
+                raise ValueError("class_ranges=[] holds no step: give at least one range, or None for one step.")
+            self._validate_labels(expected_start)
+        if self.num_task_tokens != len(self.step_class_ranges):
+            raise ValueError(
+                f"num_task_tokens={self.num_task_tokens} but class_ranges={self.class_ranges} holds "
+                f"{len(self.step_class_ranges)} step(s): there is one task token a step."
+            )
+
+    def _validate_labels(self, num_classes: int) -> None:
+        label_ids = sorted(self.id2label or {})
+        if label_ids != list(range(num_classes)):
+            raise ValueError(
+                f"class_ranges={self.class_ranges} cover the label ids 0..{num_classes - 1} but id2label names "
+                f"{len(label_ids)} label(s): give one name for each label id, or grow the model with `add_task`."
+            )
+
+
+def _pair(size: int | Sequence[int], name: str) -> tuple[int, int]:
+    if isinstance(size, int):
+        return size, size
+    if len(size) != 2:
+        raise ValueError(f"{name}={size} must be one size or a height and a width.")
+    return size[0], size[1]
+
+
+__all__ = ["DyToxConfig"]
