@@ -1,0 +1,262 @@
+"""The options of a run: dataclasses, read from a YAML recipe and from the command line, which wins."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from training.errors import InputError
+
+
+def option(help: str, default: Any = None) -> Any:
+    """A dataclass field with its help text; lists are copied for each instance."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class DataArguments:
+    """Which images, and how they are cut into steps."""
+
+    dataset_name: str | None = option(
+        "Data set: a Hub id, a local folder of images or Parquet files, or the built-in 'digits'. Required."
+    )
+    dataset_config_name: str | None = option("Configuration of a Hub data set that has several.")
+    train_split: str = option("Split to learn from.", "train")
+    test_split: str | None = option("Split to test on. By default the one of 'test' and 'validation' that exists.")
+    image_column: str | None = option("Column of the images. Inferred when only one column holds images.")
+    label_column: str | None = option("Column of the labels. Inferred when only one column can be it.")
+    max_train_samples_per_class: int | None = option("Use only the first N training images of each class.")
+    max_eval_samples_per_class: int | None = option("Use only the first N test images of each class.")
+    num_classes: int | None = option("Use only the first N classes of the class order.")
+    class_order: list[str] | None = option(
+        "Order of learning: class names or label ids, a file with one a line, the name of a bundled order "
+        "(cifar100_order1..3), or 'seed:1993' for a random order. By default the order of the data set."
+    )
+    initial_classes: int | None = option("Classes of the first step. By default as many as in the other steps.")
+    classes_per_step: int = option("Classes of each later step.", 10)
+
+
+@dataclass
+class ModelArguments:
+    """Sizes of the model; the defaults are the CIFAR model of the paper."""
+
+    image_size: int = option("Height and width of the images, in pixels; other sizes are resized.", 32)
+    patch_size: int = option("Height and width of a patch, in pixels.", 4)
+    hidden_size: int = option("Width of patch and task tokens.", 384)
+    num_hidden_layers: int = option("Number of self-attention blocks.", 5)
+    num_task_attention_layers: int = option("Number of task-attention blocks.", 1)
+    num_attention_heads: int = option("Attention heads of a block.", 12)
+    intermediate_size: int | None = option("Width of the MLPs. By default four times hidden_size.")
+    drop_path_rate: float = option("Stochastic depth of the last block, in [0, 1).", 0.1)
+    encoder_attention: Literal["gated", "plain"] = option(
+        "Attention of the encoder: 'gated' (ConViT) or 'plain'.", "gated"
+    )
+    attn_implementation: Literal["sdpa", "eager"] = option("Attention backend: 'sdpa' or 'eager'.", "sdpa")
+
+
+@dataclass
+class MethodArguments:
+    """How the model learns without forgetting."""
+
+    method: str = option("Class-incremental method: 'dytox', 'replay', 'finetune' or 'joint'.", "dytox")
+    distillation: bool = option("dytox: learn from the model of the previous step.", True)
+    distillation_temperature: float = option("dytox: temperature of the distillation.", 1.0)
+    divergence_weight: float = option("dytox: weight of the divergence loss; 0 switches it off.", 0.1)
+    finetuning_epochs: int = option("dytox: epochs of the finetuning phase; 0 switches it off.", 20)
+    finetuning_learning_rate: float = option("dytox: constant learning rate of finetuning (see learning_rate).", 5e-5)
+    memory_size: int = option("Exemplars in the rehearsal memory, shared by all classes seen.", 2000)
+    fixed_memory: bool = option("Give each class the share it will have after the last step.", False)
+    mixup_alpha: float = option("MixUp (DyTox+): parameter of the Beta distribution; 0 switches it off.", 0.0)
+    mixup_label_smoothing: float = option("Label smoothing of the targets under MixUp, in [0, 1).", 0.1)
+
+
+@dataclass
+class OptimizationArguments:
+    """Epochs, batches, learning rate and augmentation."""
+
+    num_epochs: int = option("Epochs of the main phase of each step.", 500)
+    per_device_train_batch_size: int = option("Images of a training batch on each process.", 128)
+    gradient_accumulation_steps: int = option("Batches of each process summed into one optimizer step.", 1)
+    per_device_eval_batch_size: int = option("Images of an evaluation batch.", 256)
+    learning_rate: float = option("Peak learning rate for learning_rate_batch_size images an optimizer step.", 5e-4)
+    learning_rate_batch_size: int = option(
+        "Learning rates are scaled by (images an optimizer step) / (this value); 0 uses them as they are.", 512
+    )
+    warmup_epochs: int = option("Epochs of linear warm-up, at most a quarter of num_epochs.", 5)
+    warmup_learning_rate: float = option("Learning rate at the start of the warm-up (not scaled).", 1e-6)
+    min_learning_rate: float = option("Learning rate at the end of the cosine (not scaled).", 1e-5)
+    weight_decay: float = option("Weight decay of AdamW, on matrices and tokens.", 1e-6)
+    auto_augment: str = option("RandAugment policy of timm; 'none' switches it off.", "rand-m9-mstd0.5-inc1")
+    train_crop: Literal["pad", "resize", "none"] = option(
+        "'pad' crops from the zero-padded image, 'resize' crops a random area and resizes it, 'none' neither.", "pad"
+    )
+    horizontal_flip: bool = option("Mirror half of the training images.", True)
+    num_workers: int = option("Processes that load images, for each training process; 0 loads in the process.", 2)
+    seed: int = option("Seed of everything that is random.", 0)
+
+
+@dataclass
+class OutputArguments:
+    """Where results go."""
+
+    output_dir: str = option("Folder of the run. The same command again resumes it.", "outputs")
+    overwrite_output_dir: bool = option("Delete what output_dir holds and start anew.", False)
+    push_to_hub: bool = option("Publish each finished step as a revision of hub_model_id.", False)
+    hub_model_id: str | None = option("Repository on the Hub, 'org/name'. Required by push_to_hub.")
+    hub_private_repo: bool = option("Create the repository as a private one.", False)
+    overwrite_revisions: bool = option("Let a step replace a revision with other content.", False)
+    report_to: Literal["none", "tensorboard", "trackio", "wandb"] = option("Tracker of losses and accuracies.", "none")
+
+
+@dataclass
+class Arguments:
+    """All options of a run, by room."""
+
+    data: DataArguments
+    model: ModelArguments
+    method: MethodArguments
+    optimization: OptimizationArguments
+    output: OutputArguments
+
+    def recipe(self) -> dict[str, Any]:
+        """The options that decide the result of the run: equal recipes with equal seeds give equal models."""
+        recipe: dict[str, Any] = {}
+        for group in (self.data, self.model, self.method, self.optimization):
+            recipe |= asdict(group)
+        for name in ("num_workers", "per_device_eval_batch_size"):
+            del recipe[name]
+        return recipe
+
+
+GROUPS: tuple[Any, ...] = (DataArguments, ModelArguments, MethodArguments, OptimizationArguments, OutputArguments)
+
+
+class OptionParser(HfArgumentParser):
+    """Reports bad values in one line instead of the usage of all options."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[0].upper()}{message[1:]}; see --help for all options.")
+
+
+def parse_arguments(command_line: Sequence[str] | None = None) -> Arguments:
+    """
+    Reads the options from the command line and from the YAML file that `--config` names; the command line wins.
+
+    Raises:
+        InputError: an option is unknown, has a bad value, or contradicts another.
+    """
+    parser = OptionParser(
+        list(GROUPS),
+        description="Learns the classes of a data set step by step; each step is a model of its own.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", help="YAML file of these options; the command line wins.")
+    command_line = list(sys.argv[1:] if command_line is None else command_line)
+    config = parser.parse_known_args(command_line)[0].config if _asks_for_config(command_line) else None
+    from_file = read_config_file(Path(config)) if config else []
+    *groups, _, unknown = parser.parse_args_into_dataclasses(
+        [*from_file, *command_line], return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        raise InputError(_unknown_option(unknown[0]))
+    arguments = Arguments(*groups)
+    check_arguments(arguments)
+    return arguments
+
+
+def read_config_file(path: Path) -> list[str]:
+    """
+    The options of a YAML file, as command-line arguments.
+
+    Raises:
+        InputError: the file is missing, is not a mapping, or holds an unknown option.
+    """
+    if not path.is_file():
+        raise InputError(f"--config {path} does not exist: give the path of a YAML file, see training/recipes/.")
+    try:
+        options = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"--config {path} is not valid YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(options, dict):
+        raise InputError(f"--config {path} holds {type(options).__name__}: expected lines of 'option: value'.")
+    arguments = []
+    for name, value in options.items():
+        if name not in option_names():
+            raise InputError(_unknown_option(str(name), f" in {path}"))
+        if value is not None:
+            arguments += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    return arguments
+
+
+def option_names() -> list[str]:
+    """Names of all options, in the order of `--help`."""
+    return [option.name for group in GROUPS for option in fields(group)]
+
+
+def check_arguments(arguments: Arguments) -> None:
+    """
+    Checks each option on its own and against the others, before anything is loaded.
+
+    Raises:
+        InputError: with the first contradiction.
+    """
+    if not arguments.data.dataset_name:
+        raise InputError(
+            "--dataset_name is missing: give a Hub id, a folder or 'digits', or a recipe such as "
+            "--config training/recipes/digits.yaml."
+        )
+    for group, name in _AT_LEAST_ONE:
+        _check_at_least(getattr(arguments, group), name, 1)
+    for group, name in _AT_LEAST_ZERO:
+        _check_at_least(getattr(arguments, group), name, 0)
+    if not 0 <= arguments.method.mixup_label_smoothing < 1:
+        raise InputError(f"--mixup_label_smoothing {arguments.method.mixup_label_smoothing} must be in [0, 1).")
+    if arguments.output.push_to_hub and not arguments.output.hub_model_id:
+        raise InputError("--push_to_hub needs a repository: add --hub_model_id org/name.")
+
+
+_AT_LEAST_ONE = (
+    ("data", "classes_per_step"),
+    ("data", "initial_classes"),
+    ("data", "num_classes"),
+    ("data", "max_train_samples_per_class"),
+    ("data", "max_eval_samples_per_class"),
+    ("optimization", "num_epochs"),
+    ("optimization", "per_device_train_batch_size"),
+    ("optimization", "gradient_accumulation_steps"),
+    ("optimization", "per_device_eval_batch_size"),
+)
+_AT_LEAST_ZERO = (
+    ("method", "finetuning_epochs"),
+    ("method", "memory_size"),
+    ("method", "divergence_weight"),
+    ("method", "mixup_alpha"),
+    ("optimization", "learning_rate"),
+    ("optimization", "learning_rate_batch_size"),
+    ("optimization", "warmup_epochs"),
+    ("optimization", "num_workers"),
+    ("optimization", "seed"),
+)
+
+
+def _check_at_least(group: Any, name: str, minimum: int) -> None:
+    value = getattr(group, name)
+    if value is not None and value < minimum:
+        raise InputError(f"--{name} {value} must be at least {minimum}.")
+
+
+def _asks_for_config(command_line: Sequence[str]) -> bool:
+    return any(argument == "--config" or argument.startswith("--config=") for argument in command_line)
+
+
+def _unknown_option(name: str, where: str = "") -> str:
+    close = difflib.get_close_matches(name.lstrip("-"), option_names(), n=1)
+    hint = f"did you mean --{close[0]}?" if close else "see --help for all options."
+    return f"Unknown option {name}{where}: {hint}"

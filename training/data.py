@@ -1,0 +1,166 @@
+"""Loads a data set with a training and a test split, finds its columns and names its classes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
+
+from training.arguments import DataArguments
+from training.digits import load_digits_dataset
+from training.errors import InputError
+from training.examples import Examples
+
+
+BUILT_IN = {"digits": load_digits_dataset}
+
+
+@dataclass(frozen=True)
+class LabelledSplits:
+    """
+    A data set ready to be cut into steps. Label ids here are those of the data set.
+
+    Args:
+        train (`Examples`): what to learn from.
+        test (`Examples`): what to test on.
+        class_names (`list[str]`): name of each label id.
+    """
+
+    train: Examples
+    test: Examples
+    class_names: list[str]
+
+
+def load_splits(arguments: DataArguments) -> LabelledSplits:
+    """
+    Loads the data set that the options name.
+
+    Raises:
+        InputError: the data set, a split or a column does not exist or cannot be used.
+    """
+    dataset = _load(arguments)
+    train = _split(dataset, arguments.train_split, "train_split")
+    test = _split(dataset, arguments.test_split or _find_test_split(dataset), "test_split")
+    image_column = arguments.image_column or _find_image_column(train)
+    label_column = arguments.label_column or _find_label_column(train, image_column)
+    for name, split in (("training", train), ("test", test)):
+        _check_columns(split, image_column, label_column, name)
+    class_names, (train_labels, test_labels) = _label_ids(train, test, label_column)
+    return LabelledSplits(
+        _examples(train, image_column, train_labels), _examples(test, image_column, test_labels), class_names
+    )
+
+
+def _load(arguments: DataArguments) -> DatasetDict:
+    name = str(arguments.dataset_name)
+    if name in BUILT_IN:
+        return BUILT_IN[name]()
+    path = Path(name).expanduser()
+    if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
+        raise InputError(f"--dataset_name {name} does not exist: give a Hub id, an existing folder or 'digits'.")
+    try:
+        if path.is_file():
+            return datasets.load_dataset("parquet", data_files=str(path))
+        return datasets.load_dataset(str(path) if path.is_dir() else name, arguments.dataset_config_name)
+    except Exception as error:
+        # The loaders of `datasets` raise errors of many libraries; all of them mean that the name cannot be used.
+        raise InputError(
+            f"--dataset_name {name} cannot be loaded ({_first_line(error)}): give a Hub id, a folder of images or "
+            "Parquet files with a training and a test split, or 'digits'."
+        ) from error
+
+
+def _split(dataset: DatasetDict, name: str, option: str) -> Dataset:
+    if name not in dataset:
+        raise InputError(f"--{option} {name} does not exist: the data set has {', '.join(dataset)}.")
+    if len(dataset[name]) == 0:
+        raise InputError(f"--{option} {name} is empty: choose a split with images.")
+    return dataset[name]
+
+
+def _find_test_split(dataset: DatasetDict) -> str:
+    for name in ("test", "validation"):
+        if name in dataset:
+            return name
+    raise InputError(f"The data set has no test split (only {', '.join(dataset)}): name one with --test_split.")
+
+
+def _find_image_column(split: Dataset) -> str:
+    columns = [name for name, feature in split.features.items() if isinstance(feature, Image)]
+    return _the_only(columns, "image", list(split.features))
+
+
+def _find_label_column(split: Dataset, image_column: str) -> str:
+    others = {name: feature for name, feature in split.features.items() if name != image_column}
+    columns = [name for name, feature in others.items() if isinstance(feature, ClassLabel)]
+    return _the_only(columns or [name for name in others if _can_be_label(others[name])], "label", list(others))
+
+
+def _the_only(columns: list[str], kind: str, all_columns: list[str]) -> str:
+    if len(columns) == 1:
+        return columns[0]
+    found = f"{len(columns)} columns can be it" if columns else "no column can be it"
+    raise InputError(
+        f"The {kind} column is not clear, {found}: name one of {', '.join(columns or all_columns)} with "
+        f"--{kind}_column."
+    )
+
+
+def _can_be_label(feature: Any) -> bool:
+    is_plain = isinstance(feature, Value) and ("int" in feature.dtype or feature.dtype in ("string", "bool"))
+    return is_plain or isinstance(feature, ClassLabel)
+
+
+def _check_columns(split: Dataset, image_column: str, label_column: str, name: str) -> None:
+    for option, column in (("image_column", image_column), ("label_column", label_column)):
+        if column not in split.features:
+            raise InputError(
+                f"--{option} {column} does not exist in the {name} split: it has {', '.join(split.features)}."
+            )
+    if not isinstance(split.features[image_column], Image):
+        raise InputError(f"--image_column {image_column} holds no images but {split.features[image_column]}.")
+    if not _can_be_label(split.features[label_column]):
+        raise InputError(
+            f"--label_column {label_column} holds {split.features[label_column]}: expected one class name or one "
+            "integer an image."
+        )
+
+
+def _label_ids(train: Dataset, test: Dataset, column: str) -> tuple[list[str], tuple[np.ndarray, np.ndarray]]:
+    """Class names and the label ids of both splits; labels without names are named by their values."""
+    train_values, test_values = (_read_labels(split, column) for split in (train, test))
+    feature = train.features[column]
+    if isinstance(feature, ClassLabel):
+        if test.features[column] != feature:
+            raise InputError(f"--label_column {column} names other classes in the test split than in training.")
+        return feature.names, (np.asarray(train_values), np.asarray(test_values))
+    values = sorted(set(train_values))
+    unknown = sorted(set(test_values) - set(values))
+    if unknown:
+        raise InputError(f"The test split holds {unknown[0]!r} in {column}, a class without a training image.")
+    ids = {value: position for position, value in enumerate(values)}
+    label_ids = tuple(np.array([ids[value] for value in split]) for split in (train_values, test_values))
+    return [str(value) for value in values], (label_ids[0], label_ids[1])
+
+
+def _read_labels(split: Dataset, column: str) -> list[Any]:
+    # Only this column is read: rows with images would be decoded.
+    labels = split.select_columns([column]).to_dict()[column]
+    for row, label in enumerate(labels):
+        if label is None or (isinstance(split.features[column], ClassLabel) and label < 0):
+            raise InputError(f"Row {row} has no label in {column}: remove it or give it a class.")
+    return labels
+
+
+def _examples(split: Dataset, image_column: str, labels: np.ndarray) -> Examples:
+    images = split.select_columns([image_column])
+    if image_column != "image":
+        images = images.rename_column(image_column, "image")
+    return Examples(images, labels.astype(np.int64), np.arange(len(labels), dtype=np.int64))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,26 @@
+"""Class-incremental methods, chosen by name with `--method`."""
+
+from training.arguments import Arguments
+from training.errors import InputError
+from training.methods.base import Learner, Method, Phase
+from training.methods.baselines import Finetune, Joint, Replay
+from training.methods.dytox import DyTox
+
+
+METHODS: dict[str, type[Method]] = {method.name: method for method in (DyTox, Replay, Finetune, Joint)}
+
+
+def make_method(arguments: Arguments) -> Method:
+    """
+    The method that the options name.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    name = arguments.method.method
+    if name not in METHODS:
+        raise InputError(f"--method {name!r} is unknown: choose one of {', '.join(METHODS)}.")
+    return METHODS[name](arguments.method, arguments.optimization)
+
+
+__all__ = ["METHODS", "Learner", "Method", "Phase", "make_method"]

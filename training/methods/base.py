@@ -1,0 +1,115 @@
+"""The seam for class-incremental methods: what the loop asks of a method, with a default for each question."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from modeling_dytox import DyToxForImageClassification
+from training.arguments import MethodArguments, OptimizationArguments
+from training.losses import classification_loss
+from training.scenario import Step
+
+
+@dataclass(frozen=True)
+class Phase:
+    """
+    One stretch of training within a step.
+
+    Args:
+        name (`str`): for logs.
+        data: what to learn from: images of the `new` classes, the `memory`, both, or `all` images seen.
+        epochs (`int`): passes over them.
+        learning_rate (`float`): peak, for `learning_rate_batch_size` images.
+        schedule: `cosine` with warm-up, or `constant`.
+        frozen (`tuple[str, ...]`): patterns (`fnmatch`) of the names of parameters that do not train; modules without
+            a trainable parameter are in eval mode.
+        after_memory_update (`bool`): whether the phase comes after the memory took up the new classes.
+    """
+
+    name: str
+    data: Literal["new", "memory", "new+memory", "all"]
+    epochs: int
+    learning_rate: float
+    schedule: Literal["cosine", "constant"] = "cosine"
+    frozen: tuple[str, ...] = ()
+    after_memory_update: bool = False
+
+
+class Method:
+    """
+    A class-incremental method. For each step the loop calls, in this order: `grow`, the phases before the memory
+    update, the memory update with `herding_embedding`, the phases after it, `after_step`.
+
+    Args:
+        arguments (`MethodArguments`): the options of the methods.
+        optimization (`OptimizationArguments`): epochs and learning rate of the main phase.
+    """
+
+    name: ClassVar[str]
+    uses_memory: ClassVar[bool] = True
+
+    def __init__(self, arguments: MethodArguments, optimization: OptimizationArguments) -> None:
+        self.arguments = arguments
+        self.optimization = optimization
+
+    def grow(self, model: DyToxForImageClassification, step: Step) -> DyToxForImageClassification:
+        """Makes room for the new classes; called from step 2 on."""
+        model.add_task(step.class_names)
+        return model
+
+    def phases(self, step: Step) -> Sequence[Phase]:
+        """The phases of a step: by default one, on the new classes and, where the method has one, the memory."""
+        return [self.main_phase("new+memory" if self.uses_memory else "new")]
+
+    def main_phase(self, data: Literal["new", "memory", "new+memory", "all"], frozen: tuple[str, ...] = ()) -> Phase:
+        """The phase that the options of the optimization describe."""
+        return Phase("main", data, self.optimization.num_epochs, self.optimization.learning_rate, frozen=frozen)
+
+    def auxiliary_modules(self, model: DyToxForImageClassification, step: Step, phase: Phase) -> dict[str, nn.Module]:
+        """Modules that train beside the model in this phase and are never saved with it."""
+        return {}
+
+    def loss(self, learner: "Learner", pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """
+        The terms of the loss by name; their sum is minimised.
+
+        Args:
+            learner (`Learner`): the growing model, the auxiliary modules, the step and the phase.
+            pixel_values (`Tensor` of shape `(B, C, height, width)`): images.
+            targets (`Tensor` of shape `(B, num_seen_classes)`): targets in 0..1.
+        """
+        return {"classification": classification_loss(learner.model(pixel_values).logits, targets)}
+
+    def herding_embedding(self, model: DyToxForImageClassification, pixel_values: Tensor) -> Tensor:
+        """`(B, d)` features to herd on: by default the task embeddings of all steps, side by side."""
+        return model.dytox(pixel_values).task_embeddings.flatten(1)
+
+    def after_step(self, model: DyToxForImageClassification, step: Step) -> None:
+        """Called when the model of the step is final, before it is evaluated and saved."""
+
+
+class Learner(nn.Module):
+    """
+    What an accelerator prepares for one phase: the model and its auxiliary modules, whose forward pass is the loss of
+    the method.
+    """
+
+    def __init__(self, method: Method, model: DyToxForImageClassification, step: Step, phase: Phase) -> None:
+        super().__init__()
+        self.method = method
+        self.model = model
+        self.step = step
+        self.phase = phase
+        self.auxiliary = nn.ModuleDict(method.auxiliary_modules(model, step, phase))
+
+    def forward(self, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The terms of the loss; see [`Method.loss`]."""
+        return self.method.loss(self, pixel_values, targets)
+
+
+def frozen_copy(model: DyToxForImageClassification) -> DyToxForImageClassification:
+    """A copy of the model that never changes, in eval mode."""
+    return copy.deepcopy(model).eval().requires_grad_(False)

@@ -1,0 +1,84 @@
+"""DyTox (Douillard et al., CVPR 2022, https://arxiv.org/abs/2111.11326)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from modeling_dytox import DyToxForImageClassification
+from modeling_dytox.modeling_dytox import DyToxClassifier
+from training.losses import classification_loss, distillation_loss, divergence_targets
+from training.methods.base import Learner, Method, Phase, frozen_copy
+from training.scenario import Step
+
+
+ENCODER = ("dytox.embeddings.*", "dytox.layers.*")
+DIVERGENCE = "divergence_classifier"
+
+
+class DyTox(Method):
+    """
+    Dynamic token expansion: each step trains a new task token and classifier beside the shared blocks, with binary
+    cross-entropy, distillation from the model of the previous step and a divergence classifier; then it finetunes
+    decoder, tokens and classifiers on the balanced memory.
+    """
+
+    name = "dytox"
+    teacher: DyToxForImageClassification | None = None
+
+    def grow(self, model: DyToxForImageClassification, step: Step) -> DyToxForImageClassification:
+        """Keeps the model of the previous step as teacher, then adds the new token and classifier."""
+        if self.arguments.distillation:
+            self.teacher = frozen_copy(model)
+        return super().grow(model, step)
+
+    def phases(self, step: Step) -> Sequence[Phase]:
+        """From step 2 on: learn with old tokens and classifiers frozen, then finetune with the encoder frozen."""
+        if step.number == 1:
+            return [self.main_phase("new")]
+        main = self.main_phase("new+memory", frozen=old_tokens_and_classifiers(step))
+        finetuning = Phase(
+            "finetuning",
+            "memory",
+            self.arguments.finetuning_epochs,
+            self.arguments.finetuning_learning_rate,
+            schedule="constant",
+            frozen=ENCODER,
+            after_memory_update=True,
+        )
+        return [main, finetuning] if finetuning.epochs else [main]
+
+    def auxiliary_modules(self, model: DyToxForImageClassification, step: Step, phase: Phase) -> dict[str, nn.Module]:
+        """The divergence classifier of the main phase: "any old class" against each new class (section 3.4)."""
+        if step.number == 1 or phase.name != "main" or self.arguments.divergence_weight == 0:
+            return {}
+        return {DIVERGENCE: DyToxClassifier(model.config, 1 + len(step.class_names))}
+
+    def loss(self, learner: Learner, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """
+        Equation 8 of the paper, `(1 - a) * classification + a * distillation + weight * divergence` with a the
+        fraction of old classes, in the main phase; classification alone in the first step and in finetuning.
+        """
+        outputs = learner.model(pixel_values)
+        terms = {"classification": classification_loss(outputs.logits, targets)}
+        if self.teacher is not None and learner.phase.name == "main":
+            old_fraction = learner.step.num_old_classes / learner.step.num_seen_classes
+            with torch.no_grad():
+                teacher_logits = self.teacher(pixel_values).logits
+            distillation = distillation_loss(outputs.logits, teacher_logits, self.arguments.distillation_temperature)
+            terms["classification"] = (1 - old_fraction) * terms["classification"]
+            terms["distillation"] = old_fraction * distillation
+        if DIVERGENCE in learner.auxiliary:
+            divergence_logits = learner.auxiliary[DIVERGENCE](outputs.task_embeddings[:, -1])
+            divergence = classification_loss(
+                divergence_logits, divergence_targets(targets, learner.step.num_old_classes)
+            )
+            terms["divergence"] = self.arguments.divergence_weight * divergence
+        return terms
+
+
+def old_tokens_and_classifiers(step: Step) -> tuple[str, ...]:
+    """Patterns of the parameters that belong to the steps before `step` alone."""
+    return tuple(
+        pattern for old in range(step.number - 1) for pattern in (f"dytox.task_tokens.{old}", f"classifiers.{old}.*")
+    )

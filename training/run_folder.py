@@ -1,0 +1,169 @@
+"""The folder of a run: one complete folder a step, the memory after each step, and what was asked for."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import ViTImageProcessor
+
+from modeling_dytox import DyToxForImageClassification
+from training.arguments import Arguments
+from training.errors import InputError
+from training.results import Results
+
+
+RECIPE_FILE = "training_config.yaml"
+RESULTS_FILE = "results.json"
+
+
+class RunFolder:
+    """
+    `output_dir` of a run. A step folder is complete or absent: it is written aside, then renamed.
+
+    Args:
+        path (`Path`): the folder; made when it does not exist.
+        recipe (`dict[str, Any]`): the options that decide the result of the run.
+    """
+
+    def __init__(self, path: Path, recipe: dict[str, Any]) -> None:
+        self.path = path
+        self.recipe = recipe
+
+    def open(self, overwrite: bool = False) -> None:
+        """
+        Makes the folder ready: new, or continuing a run of the same recipe.
+
+        Raises:
+            InputError: the folder holds a run of another recipe or something else, or cannot be written.
+        """
+        try:
+            if overwrite:
+                self._clear()
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._check_same_recipe()
+            write_aside(self.path / RECIPE_FILE, _to_yaml(self.recipe))
+            for leftover in self.path.glob(".step*.partial"):
+                shutil.rmtree(leftover)
+        except OSError as error:
+            raise InputError(
+                f"--output_dir {self.path} cannot be written ({error.strerror}): choose another folder."
+            ) from error
+
+    def step_folder(self, step: int) -> Path:
+        """Where the model of a step is, or will be."""
+        return self.path / f"step{step}"
+
+    def memory_file(self, step: int) -> Path:
+        """Where the exemplars after a step are, or will be."""
+        return self.path / "memory" / f"step{step}.parquet"
+
+    def last_step(self) -> int:
+        """The last step that is complete, with all steps before it; 0 when there is none."""
+        step = 0
+        while (self.step_folder(step + 1) / RESULTS_FILE).is_file():
+            step += 1
+        return step
+
+    def results_after(self, step: int) -> Results:
+        """What the run had measured after a complete step."""
+        return Results.read(self.step_folder(step) / RESULTS_FILE)
+
+    def save_step(
+        self,
+        step: int,
+        model: DyToxForImageClassification,
+        processor: ViTImageProcessor,
+        results: Results,
+        finish: Callable[[Path], None],
+    ) -> Path:
+        """
+        Writes the folder of a step, lets `finish` add to it, and gives it its name; then renews `results.json`.
+
+        Args:
+            finish: called with the folder while it is still written aside, e.g. to add a card and figures.
+        """
+        with self._written_aside(self.step_folder(step)) as folder:
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+            results.write(folder / RESULTS_FILE)
+            write_aside(folder / RECIPE_FILE, _to_yaml(publishable(self.recipe)))
+            finish(folder)
+        results.write(self.path / RESULTS_FILE)
+        return self.step_folder(step)
+
+    @contextmanager
+    def _written_aside(self, final: Path) -> Iterator[Path]:
+        partial = final.with_name(f".{final.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(final)
+
+    def _check_same_recipe(self) -> None:
+        file = self.path / RECIPE_FILE
+        if not file.is_file():
+            if any(self.path.iterdir()):
+                raise InputError(
+                    f"--output_dir {self.path} holds files that are no run: choose an empty folder, or delete them."
+                )
+            return
+        before = yaml.safe_load(file.read_text(encoding="utf-8"))
+        now = yaml.safe_load(_to_yaml(self.recipe))
+        changed = [
+            f"{name} was {before.get(name)}, is {now.get(name)}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
+        ]
+        if changed:
+            raise InputError(
+                f"--output_dir {self.path} holds a run of another recipe ({'; '.join(changed)}): choose another "
+                "folder, restore the options, or start anew with --overwrite_output_dir."
+            )
+
+    def _clear(self) -> None:
+        """Deletes the run, and only a run: never a folder that something else filled."""
+        if not self.path.exists():
+            return
+        if not (self.path / RECIPE_FILE).is_file() and any(self.path.iterdir()):
+            raise InputError(
+                f"--overwrite_output_dir would delete {self.path}, which holds no run: delete it yourself, or choose "
+                "another folder."
+            )
+        for entry in self.path.iterdir():
+            if entry.is_dir() and re.fullmatch(r"\.?step\d+(\.partial)?|memory", entry.name):
+                shutil.rmtree(entry)
+            elif entry.name in (RECIPE_FILE, RESULTS_FILE, "log.jsonl"):
+                entry.unlink()
+
+
+def recipe_of(arguments: Arguments, num_processes: int) -> dict[str, Any]:
+    """The options that decide the result, and the global batch they amount to."""
+    options = arguments.optimization
+    global_batch_size = options.per_device_train_batch_size * options.gradient_accumulation_steps * num_processes
+    return arguments.recipe() | {"global_batch_size": global_batch_size}
+
+
+def publishable(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe without paths of this machine: local data sets and class orders keep their last name alone."""
+    published = dict(recipe)
+    if Path(str(recipe["dataset_name"])).exists():
+        published["dataset_name"] = Path(recipe["dataset_name"]).name
+    order = recipe.get("class_order")
+    if order and len(order) == 1 and Path(order[0]).exists():
+        published["class_order"] = [Path(order[0]).name]
+    return published
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Replaces a text file as a whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _to_yaml(recipe: dict[str, Any]) -> str:
+    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,221 @@
+"""The scenario: a data set cut into steps of new classes, in a chosen order."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from training.arguments import DataArguments
+from training.data import LabelledSplits
+from training.errors import InputError
+from training.examples import Examples
+
+
+BUNDLED_ORDERS = Path(__file__).parent / "class_orders"
+
+
+@dataclass(frozen=True)
+class Step:
+    """
+    One increment of new classes.
+
+    Args:
+        number (`int`): 1 for the first step.
+        class_names (`list[str]`): the new classes.
+        class_range (`tuple[int, int]`): half-open range of their label ids; all lower ids were learned before.
+        train (`Examples`): training images of the new classes, in the order of the data set.
+    """
+
+    number: int
+    class_names: list[str]
+    class_range: tuple[int, int]
+    train: Examples
+
+    @property
+    def num_old_classes(self) -> int:
+        """Classes learned in the steps before."""
+        return self.class_range[0]
+
+    @property
+    def num_seen_classes(self) -> int:
+        """Classes learned up to this step."""
+        return self.class_range[1]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """
+    All steps of a run. Label ids follow the order of learning.
+
+    Args:
+        steps (`list[Step]`): the steps in order.
+        train (`Examples`): training images of all steps.
+        test (`Examples`): test images of all steps.
+    """
+
+    steps: list[Step]
+    train: Examples
+    test: Examples
+
+    @property
+    def class_names(self) -> list[str]:
+        """All classes in the order of learning."""
+        return [name for step in self.steps for name in step.class_names]
+
+    def seen_train(self, step: Step) -> Examples:
+        """Training images of all classes seen up to `step`."""
+        return self.train.of_classes(0, step.num_seen_classes)
+
+    def seen_test(self, step: Step) -> Examples:
+        """Test images of all classes seen up to `step`."""
+        return self.test.of_classes(0, step.num_seen_classes)
+
+
+def make_scenario(splits: LabelledSplits, arguments: DataArguments) -> Scenario:
+    """
+    Cuts a data set into steps.
+
+    Raises:
+        InputError: the class order repeats, misses or does not know a class; the steps do not divide the classes; a
+            class has no image to learn from or to test on.
+    """
+    order = resolve_class_order(arguments.class_order, splits.class_names, arguments.num_classes)
+    class_names = [splits.class_names[label] for label in order]
+    train = _relabel(splits.train, order, len(splits.class_names), arguments.max_train_samples_per_class)
+    test = _relabel(splits.test, order, len(splits.class_names), arguments.max_eval_samples_per_class)
+    for examples, kind in ((train, "training"), (test, "test")):
+        _check_every_class_has_images(examples, class_names, kind)
+    ranges = class_ranges(len(order), arguments.initial_classes, arguments.classes_per_step)
+    steps = [
+        Step(number, class_names[start:stop], (start, stop), train.of_classes(start, stop))
+        for number, (start, stop) in enumerate(ranges, start=1)
+    ]
+    return Scenario(steps, train, test)
+
+
+def class_ranges(num_classes: int, initial_classes: int | None, classes_per_step: int) -> list[tuple[int, int]]:
+    """
+    The class range of each step.
+
+    Raises:
+        InputError: the steps do not divide the classes.
+    """
+    first = initial_classes or classes_per_step
+    if first > num_classes or (num_classes - first) % classes_per_step != 0:
+        raise InputError(
+            f"{num_classes} classes cannot be cut into a first step of {first} and steps of {classes_per_step}: "
+            "change --classes_per_step, --initial_classes or --num_classes."
+        )
+    stops = range(first, num_classes + 1, classes_per_step)
+    return [(0, first), *((stop - classes_per_step, stop) for stop in stops[1:])]
+
+
+def resolve_class_order(order: Sequence[str] | None, class_names: Sequence[str], num_classes: int | None) -> list[int]:
+    """
+    The label ids of the data set in the order of learning.
+
+    Args:
+        order (`Sequence[str]`, *optional*): names or label ids; or one entry: a file, a bundled order, `seed:N`.
+        class_names (`Sequence[str]`): name of each label id.
+        num_classes (`int`, *optional*): only the first so many classes of the order.
+
+    Raises:
+        InputError: a class is unknown, named twice or missing, or there are fewer classes than `num_classes`.
+    """
+    if num_classes is not None and num_classes > len(class_names):
+        raise InputError(f"--num_classes {num_classes} is more than the {len(class_names)} classes of the data set.")
+    entries = list(order) if order is not None else None
+    if entries is None:
+        labels = list(range(len(class_names)))
+    elif len(entries) == 1 and entries[0].startswith("seed:"):
+        labels = _random_order(entries[0], len(class_names))
+    else:
+        if len(entries) == 1 and len(class_names) > 1:
+            entries = _read_order_file(entries[0])
+        labels = [_label_of(entry, class_names) for entry in entries]
+    _check_order(labels, class_names, num_classes)
+    return labels[:num_classes]
+
+
+def _random_order(entry: str, num_classes: int) -> list[int]:
+    seed = entry.removeprefix("seed:")
+    if not seed.isdecimal():
+        raise InputError(f"--class_order {entry} needs a whole number after 'seed:', e.g. seed:1993.")
+    # The legacy generator is the one that the field's published orders (seed 1993) were drawn with.
+    return np.random.RandomState(int(seed)).permutation(num_classes).tolist()
+
+
+def _read_order_file(name: str) -> list[str]:
+    path = Path(name)
+    if not path.is_file():
+        path = BUNDLED_ORDERS / f"{name}.txt"
+    if not path.is_file():
+        bundled = ", ".join(sorted(file.stem for file in BUNDLED_ORDERS.glob("*.txt")))
+        raise InputError(
+            f"--class_order {name} is no file: give a file, all class names, 'seed:1993' or one of {bundled}."
+        )
+    text = path.read_text()
+    if path.suffix in (".json", ".yaml", ".yml"):
+        entries = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        if not isinstance(entries, list):
+            raise InputError(f"--class_order {name} holds {type(entries).__name__}: expected a list of classes.")
+        return [str(entry) for entry in entries]
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def _label_of(entry: str, class_names: Sequence[str]) -> int:
+    if entry in class_names:
+        return list(class_names).index(entry)
+    if entry.isdecimal() and int(entry) < len(class_names):
+        return int(entry)
+    raise InputError(
+        f"--class_order names {entry!r}, which is neither a class of the data set nor a label id below "
+        f"{len(class_names)}."
+    )
+
+
+def _check_order(labels: list[int], class_names: Sequence[str], num_classes: int | None) -> None:
+    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    if repeated:
+        raise InputError(f"--class_order names {class_names[repeated[0]]!r} more than once: name each class once.")
+    missing = [name for label, name in enumerate(class_names) if label not in set(labels)]
+    if missing and (num_classes is None or len(labels) < num_classes):
+        raise InputError(
+            f"--class_order misses {len(missing)} of {len(class_names)} classes, {missing[0]!r} first: name each "
+            "class once, or take the first N with --num_classes N."
+        )
+
+
+def _relabel(examples: Examples, order: Sequence[int], num_labels: int, limit: int | None) -> Examples:
+    """Keeps the classes of `order`, at most `limit` images of each, with the position in `order` as label id."""
+    new_labels = np.full(num_labels, -1, dtype=np.int64)
+    new_labels[list(order)] = np.arange(len(order))
+    labels = new_labels[examples.labels]
+    kept = labels >= 0
+    if limit is not None:
+        kept &= _rank_in_class(labels) < limit
+    positions = np.flatnonzero(kept)
+    selected = examples.select(positions)
+    return Examples(selected.images, labels[positions], selected.source_indices)
+
+
+def _rank_in_class(labels: np.ndarray) -> np.ndarray:
+    """For each example how many of its class come before it."""
+    by_class = np.argsort(labels, kind="stable")
+    _, first, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    ranks = np.empty(len(labels), dtype=np.int64)
+    ranks[by_class] = np.arange(len(labels)) - np.repeat(first, counts)
+    return ranks
+
+
+def _check_every_class_has_images(examples: Examples, class_names: Sequence[str], kind: str) -> None:
+    counts = np.bincount(examples.labels, minlength=len(class_names))
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        raise InputError(
+            f"Class {class_names[empty[0]]!r} has no {kind} image ({len(empty)} such class(es)), so its step would be "
+            "empty: leave it out with --class_order and --num_classes, or add images."
+        )

@@ -1,0 +1,40 @@
+"""Randomness by name: a draw follows from the seed and from what it is for, never from what ran before."""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from transformers import set_seed
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed in [0, 2**32) for the draw that `parts` name, e.g. the run's seed, a step, a phase and an epoch."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big")
+
+
+def seed_everything(*parts: int | str, process_index: int = 0) -> None:
+    """
+    Seeds Python, NumPy and torch from `parts`. Only torch's stream, which drop path uses, differs between processes:
+    NumPy draws the MixUp ratio, one for the whole batch.
+    """
+    set_seed(derive_seed(*parts))
+    torch.manual_seed(derive_seed(*parts, "process", process_index))
+
+
+@contextmanager
+def isolated_randomness(seed: int) -> Iterator[None]:
+    """Seeds Python, NumPy and torch (CPU) inside the context, and restores their streams after it."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
