@@ -1,6 +1,7 @@
 """The options of a run: dataclasses, read from a YAML recipe and from the command line, which wins."""
 
 import difflib
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import yaml
+from accelerate.tracking import get_available_trackers
 from transformers import HfArgumentParser
 
 from training.errors import InputError
@@ -181,8 +183,8 @@ def read_config_file(path: Path) -> list[str]:
     if not path.is_file():
         raise InputError(f"--config {path} does not exist: give the path of a YAML file, see training/recipes/.")
     try:
-        options = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+        options = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--config {path} is not valid YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(options, dict):
         raise InputError(f"--config {path} holds {type(options).__name__}: expected lines of 'option: value'.")
@@ -190,8 +192,13 @@ def read_config_file(path: Path) -> list[str]:
     for name, value in options.items():
         if name not in option_names():
             raise InputError(_unknown_option(str(name), f" in {path}"))
-        if value is not None:
-            arguments += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+        if isinstance(value, list):
+            if name not in _LISTS:
+                raise InputError(f"{name} in {path} is the list {value}: give one value.")
+            arguments += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            # In one piece: a value such as -1e-4 alone would look like an option.
+            arguments.append(f"--{name}={value}")
     return arguments
 
 
@@ -212,12 +219,8 @@ def check_arguments(arguments: Arguments) -> None:
             "--dataset_name is missing: give a Hub id, a folder or 'digits', or a recipe such as "
             "--config training/recipes/digits.yaml."
         )
-    for group, name in _AT_LEAST_ONE:
-        _check_at_least(getattr(arguments, group), name, 1)
-    for group, name in _AT_LEAST_ZERO:
-        _check_at_least(getattr(arguments, group), name, 0)
-    if not 0 <= arguments.method.mixup_label_smoothing < 1:
-        raise InputError(f"--mixup_label_smoothing {arguments.method.mixup_label_smoothing} must be in [0, 1).")
+    _check_ranges(arguments)
+    _check_tracker(arguments.output.report_to)
     if arguments.output.push_to_hub and not arguments.output.hub_model_id:
         raise InputError("--push_to_hub needs a repository: add --hub_model_id org/name.")
 
@@ -228,6 +231,13 @@ _AT_LEAST_ONE = (
     ("data", "num_classes"),
     ("data", "max_train_samples_per_class"),
     ("data", "max_eval_samples_per_class"),
+    ("model", "image_size"),
+    ("model", "patch_size"),
+    ("model", "hidden_size"),
+    ("model", "num_hidden_layers"),
+    ("model", "num_task_attention_layers"),
+    ("model", "num_attention_heads"),
+    ("model", "intermediate_size"),
     ("optimization", "num_epochs"),
     ("optimization", "per_device_train_batch_size"),
     ("optimization", "gradient_accumulation_steps"),
@@ -235,15 +245,46 @@ _AT_LEAST_ONE = (
 )
 _AT_LEAST_ZERO = (
     ("method", "finetuning_epochs"),
+    ("method", "finetuning_learning_rate"),
     ("method", "memory_size"),
     ("method", "divergence_weight"),
     ("method", "mixup_alpha"),
     ("optimization", "learning_rate"),
     ("optimization", "learning_rate_batch_size"),
     ("optimization", "warmup_epochs"),
+    ("optimization", "warmup_learning_rate"),
+    ("optimization", "min_learning_rate"),
+    ("optimization", "weight_decay"),
     ("optimization", "num_workers"),
     ("optimization", "seed"),
 )
+_FRACTIONS = (("model", "drop_path_rate"), ("method", "mixup_label_smoothing"))
+# The options that take several values.
+_LISTS = ("class_order",)
+
+
+def _check_ranges(arguments: Arguments) -> None:
+    for name, value in arguments.recipe().items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"--{name} {value} must be a finite number.")
+    for group, name in _AT_LEAST_ONE:
+        _check_at_least(getattr(arguments, group), name, 1)
+    for group, name in _AT_LEAST_ZERO:
+        _check_at_least(getattr(arguments, group), name, 0)
+    for group, name in _FRACTIONS:
+        value = getattr(getattr(arguments, group), name)
+        if not 0 <= value < 1:
+            raise InputError(f"--{name} {value} must be in [0, 1).")
+    if arguments.method.distillation_temperature <= 0:
+        raise InputError(
+            f"--distillation_temperature {arguments.method.distillation_temperature} must be greater than 0."
+        )
+
+
+def _check_tracker(name: str) -> None:
+    # The accelerator would go on without a word.
+    if name != "none" and name not in map(str, get_available_trackers()):
+        raise InputError(f"--report_to {name} is not installed: pip install {name}, or choose --report_to none.")
 
 
 def _check_at_least(group: Any, name: str, minimum: int) -> None:

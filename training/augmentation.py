@@ -1,11 +1,13 @@
 """What training changes in an image, and how pixels become the input of the model."""
 
+import re
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from PIL import Image
 from timm.data import Mixup
-from timm.data.auto_augment import rand_augment_transform
+from timm.data.auto_augment import RandAugment, rand_augment_transform
 from torchvision import transforms
 from transformers import ViTImageProcessor
 
@@ -13,9 +15,11 @@ from training.arguments import MethodArguments, ModelArguments, OptimizationArgu
 from training.errors import InputError
 
 
-CROP_PADDING = 4
+# Zero padding on each side of a crop, as a fraction of the image: the 4 of CIFAR's 32 pixels.
+CROP_PADDING = 1 / 8
 # Grey that RandAugment fills in, as the reference does on every data set: the mean of ImageNet.
 FILL_COLOR = (124, 116, 104)
+POLICY = r"rand(-(m|n|p|mstd|mmax|inc)\d[\d.]*|-t\w+)*"
 CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -46,7 +50,7 @@ def make_train_transform(
     else:
         steps.append(_ResizeTo(image_size))
     if optimization.train_crop == "pad":
-        steps.append(transforms.RandomCrop(image_size, padding=CROP_PADDING))
+        steps.append(transforms.RandomCrop(image_size, padding=round(image_size * CROP_PADDING)))
     if optimization.horizontal_flip:
         steps.append(transforms.RandomHorizontalFlip())
     if optimization.auto_augment != "none":
@@ -64,18 +68,31 @@ class _ResizeTo:
         return image if image.size == self.size else image.resize(self.size, Image.Resampling.BILINEAR)
 
 
-def _rand_augment(policy: str, image_size: int) -> Callable:
+def _rand_augment(policy: str, image_size: int) -> RandAugment:
     settings = {
         "translate_const": int(image_size * 0.45),
         "img_mean": FILL_COLOR,
         "interpolation": Image.Resampling.BICUBIC,
     }
     try:
-        return rand_augment_transform(policy, settings)
+        # timm skips the parts that it does not know.
+        if not re.fullmatch(POLICY, policy):
+            raise ValueError(policy)
+        augment = rand_augment_transform(policy, settings)
     except (AssertionError, ValueError, KeyError) as error:
         raise InputError(
             f"--auto_augment {policy!r} is no RandAugment policy of timm: use e.g. rand-m9-mstd0.5-inc1, or none."
         ) from error
+    for operation in augment.ops:
+        if operation.name.startswith("Posterize"):
+            operation.level_fn = partial(_keep_a_bit, operation.level_fn)
+    return augment
+
+
+def _keep_a_bit(level_fn: Callable[[float, dict], tuple[int]], level: float, settings: dict) -> tuple[int]:
+    # At full magnitude the policy keeps no bit: a black image for the authors, an error in newer versions of Pillow.
+    (bits,) = level_fn(level, settings)
+    return (max(bits, 1),)
 
 
 class Normalizer:

@@ -23,7 +23,9 @@ def check_images(scenario: Scenario, accelerator: Accelerator) -> None:
     for name, examples in (("training", scenario.train), ("test", scenario.test)):
         positions = np.unique(np.linspace(0, len(examples) - 1, min(len(examples), MAX_CHECKED_IMAGES)).astype(int))
         mine = positions[accelerator.process_index :: accelerator.num_processes]
-        progress = tqdm(mine, desc=f"check {name} images", disable=not accelerator.is_main_process, leave=False)
+        # None: no progress bar where the output is no terminal.
+        disable = None if accelerator.is_main_process else True
+        progress = tqdm(mine, desc=f"check {name} images", disable=disable, leave=False)
         for position in progress:
             _check(examples, int(position), name)
 

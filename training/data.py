@@ -43,10 +43,13 @@ def load_splits(arguments: DataArguments) -> LabelledSplits:
     dataset = _load(arguments)
     train = _split(dataset, arguments.train_split, "train_split")
     test = _split(dataset, arguments.test_split or _find_test_split(dataset), "test_split")
+    named = {"training": train, "test": test}
     image_column = arguments.image_column or _find_image_column(train)
+    for name, split in named.items():
+        _check_image_column(split, image_column, name)
     label_column = arguments.label_column or _find_label_column(train, image_column)
-    for name, split in (("training", train), ("test", test)):
-        _check_columns(split, image_column, label_column, name)
+    for name, split in named.items():
+        _check_label_column(split, label_column, name)
     class_names, (train_labels, test_labels) = _label_ids(train, test, label_column)
     return LabelledSplits(
         _examples(train, image_column, train_labels), _examples(test, image_column, test_labels), class_names
@@ -113,24 +116,32 @@ def _can_be_label(feature: Any) -> bool:
     return is_plain or isinstance(feature, ClassLabel)
 
 
-def _check_columns(split: Dataset, image_column: str, label_column: str, name: str) -> None:
-    for option, column in (("image_column", image_column), ("label_column", label_column)):
-        if column not in split.features:
-            raise InputError(
-                f"--{option} {column} does not exist in the {name} split: it has {', '.join(split.features)}."
-            )
-    if not isinstance(split.features[image_column], Image):
-        raise InputError(f"--image_column {image_column} holds no images but {split.features[image_column]}.")
-    if not _can_be_label(split.features[label_column]):
+def _check_column(split: Dataset, column: str, option: str, name: str) -> None:
+    if column not in split.features:
         raise InputError(
-            f"--label_column {label_column} holds {split.features[label_column]}: expected one class name or one "
-            "integer an image."
+            f"--{option} {column} does not exist in the {name} split: it has {', '.join(split.features)}."
+        )
+
+
+def _check_image_column(split: Dataset, column: str, name: str) -> None:
+    _check_column(split, column, "image_column", name)
+    if not isinstance(split.features[column], Image):
+        raise InputError(
+            f"--image_column {column} holds no images but {split.features[column]}: name a column of images."
+        )
+
+
+def _check_label_column(split: Dataset, column: str, name: str) -> None:
+    _check_column(split, column, "label_column", name)
+    if not _can_be_label(split.features[column]):
+        raise InputError(
+            f"--label_column {column} holds {split.features[column]}: expected one class name or one integer an image."
         )
 
 
 def _label_ids(train: Dataset, test: Dataset, column: str) -> tuple[list[str], tuple[np.ndarray, np.ndarray]]:
     """Class names and the label ids of both splits; labels without names are named by their values."""
-    train_values, test_values = (_read_labels(split, column) for split in (train, test))
+    train_values, test_values = _read_labels(train, column, "training"), _read_labels(test, column, "test")
     feature = train.features[column]
     if isinstance(feature, ClassLabel):
         if test.features[column] != feature:
@@ -139,23 +150,27 @@ def _label_ids(train: Dataset, test: Dataset, column: str) -> tuple[list[str], t
     values = sorted(set(train_values))
     unknown = sorted(set(test_values) - set(values))
     if unknown:
-        raise InputError(f"The test split holds {unknown[0]!r} in {column}, a class without a training image.")
+        raise InputError(
+            f"The test split holds {unknown[0]!r} in {column}, a class without a training image: remove its test "
+            "images, or add training images."
+        )
     ids = {value: position for position, value in enumerate(values)}
     label_ids = tuple(np.array([ids[value] for value in split]) for split in (train_values, test_values))
     return [str(value) for value in values], (label_ids[0], label_ids[1])
 
 
-def _read_labels(split: Dataset, column: str) -> list[Any]:
+def _read_labels(split: Dataset, column: str, name: str) -> list[Any]:
     # Only this column is read: rows with images would be decoded.
     labels = split.select_columns([column]).to_dict()[column]
     for row, label in enumerate(labels):
         if label is None or (isinstance(split.features[column], ClassLabel) and label < 0):
-            raise InputError(f"Row {row} has no label in {column}: remove it or give it a class.")
+            raise InputError(f"Row {row} of the {name} split has no label in {column}: remove it or give it a class.")
     return labels
 
 
 def _examples(split: Dataset, image_column: str, labels: np.ndarray) -> Examples:
-    images = split.select_columns([image_column])
+    # Whatever way of decoding the data set asks for, images are read as they are.
+    images = split.select_columns([image_column]).cast_column(image_column, Image())
     if image_column != "image":
         images = images.rename_column(image_column, "image")
     return Examples(images, labels.astype(np.int64), np.arange(len(labels), dtype=np.int64))

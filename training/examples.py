@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset, Image, concatenate_datasets
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 
 from training.errors import InputError
 
@@ -47,20 +46,46 @@ class Examples:
 
     def image(self, position: int) -> PILImage.Image:
         """
-        The image at this position as RGB; grey, palette, 1-bit and transparent images are converted.
+        The image at this position as RGB, see [`to_rgb`].
 
         Raises:
             InputError: the image cannot be read.
         """
         try:
-            image = self.images[position]["image"]
-            image.load()
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            return to_rgb(self.images[position]["image"])
+        except Exception as error:
+            # Decoders raise errors of many kinds on broken bytes; all of them mean that the image cannot be used.
             raise InputError(
                 f"The image in row {self.source_indices[position]} cannot be read ({' '.join(str(error).split())}): "
                 "repair or remove it."
             ) from error
-        return image.convert("RGBA").convert("RGB") if image.mode == "P" else image.convert("RGB")
+
+
+def to_rgb(image: PILImage.Image | None) -> PILImage.Image:
+    """
+    An image of any mode as RGB. Transparency shows white, as the image processor of the model has it; 16-bit grey is
+    scaled to 8 bits.
+
+    Raises:
+        ValueError: there is no image, or its pixels are floats or larger than 16 bits.
+    """
+    if image is None:
+        raise ValueError("it is missing")
+    if image.mode.startswith(("I", "F")):
+        return _scaled_to_8_bits(image).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = PILImage.new("RGBA", image.size, "white")
+        image = PILImage.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _scaled_to_8_bits(image: PILImage.Image) -> PILImage.Image:
+    # PIL would clip: all but the darkest pixels would turn white.
+    grey = np.asarray(image)
+    if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
+        raise ValueError(f"pixels of mode {image.mode}, expected 8 or 16 bits")
+    return PILImage.fromarray(np.rint(grey / 257).astype(np.uint8))
 
 
 def concatenate(parts: Sequence[Examples]) -> Examples:

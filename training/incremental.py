@@ -6,6 +6,7 @@ Learns the classes of a data set step by step and publishes the model of each st
 The same command again resumes the run after the last complete step.
 """
 
+import copy
 import sys
 import time
 from pathlib import Path
@@ -110,9 +111,11 @@ class IncrementalRun:
         self.accelerator.print(f"{self.folder.path} holds {last} of {len(self.scenario.steps)} steps.")
         if self.memory is not None:
             self.memory.load(self.folder.memory_file(last))
-        model = DyToxForImageClassification.from_pretrained(
+        loaded = DyToxForImageClassification.from_pretrained(
             self.folder.step_folder(last), attn_implementation=self.arguments.model.attn_implementation
         )
+        # Tensors of a memory-mapped file lie at odd addresses, where sums round otherwise than in the run before.
+        model = copy.deepcopy(loaded)
         model.to(self.accelerator.device)
         return model, self.folder.results_after(last)
 

@@ -1,5 +1,6 @@
 """The folder of a run: one complete folder a step, the memory after each step, and what was asked for."""
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -101,17 +102,20 @@ class RunFolder:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
+        if final.exists():
+            # It follows a gap, or lost its results: the run has learned this step anew.
+            shutil.rmtree(final)
         partial.rename(final)
 
     def _check_same_recipe(self) -> None:
         file = self.path / RECIPE_FILE
         if not file.is_file():
-            if any(self.path.iterdir()):
+            if self._holds_anything():
                 raise InputError(
                     f"--output_dir {self.path} holds files that are no run: choose an empty folder, or delete them."
                 )
             return
-        before = yaml.safe_load(file.read_text(encoding="utf-8"))
+        before = self._recipe_before(file)
         now = yaml.safe_load(_to_yaml(self.recipe))
         changed = [
             f"{name} was {before.get(name)}, is {now.get(name)}"
@@ -124,16 +128,30 @@ class RunFolder:
                 "folder, restore the options, or start anew with --overwrite_output_dir."
             )
 
+    def _holds_anything(self) -> bool:
+        # A file that was being written when a run was killed is not worth keeping.
+        return any(not entry.name.endswith(".partial") for entry in self.path.iterdir())
+
+    def _recipe_before(self, file: Path) -> dict[str, Any]:
+        try:
+            before = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, yaml.YAMLError):
+            before = None
+        if not isinstance(before, dict):
+            raise InputError(f"{file} is damaged: restore it, or start anew with --overwrite_output_dir.")
+        return before
+
     def _clear(self) -> None:
         """Deletes the run, and only a run: never a folder that something else filled."""
         if not self.path.exists():
             return
-        if not (self.path / RECIPE_FILE).is_file() and any(self.path.iterdir()):
+        if not (self.path / RECIPE_FILE).is_file() and self._holds_anything():
             raise InputError(
                 f"--overwrite_output_dir would delete {self.path}, which holds no run: delete it yourself, or choose "
                 "another folder."
             )
-        for entry in self.path.iterdir():
+        # The recipe last: until then the folder is known as that of a run, should this be interrupted.
+        for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == RECIPE_FILE):
             if entry.is_dir() and re.fullmatch(r"\.?step\d+(\.partial)?|memory", entry.name):
                 shutil.rmtree(entry)
             elif entry.name in (RECIPE_FILE, RESULTS_FILE, "log.jsonl"):
@@ -150,12 +168,17 @@ def recipe_of(arguments: Arguments, num_processes: int) -> dict[str, Any]:
 def publishable(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe without paths of this machine: local data sets and class orders keep their last name alone."""
     published = dict(recipe)
-    if Path(str(recipe["dataset_name"])).exists():
-        published["dataset_name"] = Path(recipe["dataset_name"]).name
+    published["dataset_name"] = _without_folders(recipe["dataset_name"])
     order = recipe.get("class_order")
-    if order and len(order) == 1 and Path(order[0]).exists():
-        published["class_order"] = [Path(order[0]).name]
+    if order and len(order) == 1:
+        published["class_order"] = [_without_folders(order[0])]
     return published
+
+
+def _without_folders(name: str) -> str:
+    # A path of this machine, though what it named may be gone by now.
+    path = Path(name).expanduser()
+    return Path(os.path.abspath(path)).name if path.is_absolute() or path.exists() else name
 
 
 def write_aside(path: Path, text: str) -> None:

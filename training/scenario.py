@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -142,8 +143,8 @@ def resolve_class_order(order: Sequence[str] | None, class_names: Sequence[str],
 
 def _random_order(entry: str, num_classes: int) -> list[int]:
     seed = entry.removeprefix("seed:")
-    if not seed.isdecimal():
-        raise InputError(f"--class_order {entry} needs a whole number after 'seed:', e.g. seed:1993.")
+    if not seed.isdecimal() or int(seed) >= 2**32:
+        raise InputError(f"--class_order {entry} needs a whole number below 2**32 after 'seed:', e.g. seed:1993.")
     # The legacy generator is the one that the field's published orders (seed 1993) were drawn with.
     return np.random.RandomState(int(seed)).permutation(num_classes).tolist()
 
@@ -157,12 +158,23 @@ def _read_order_file(name: str) -> list[str]:
         raise InputError(
             f"--class_order {name} is no file: give a file, all class names, 'seed:1993' or one of {bundled}."
         )
-    text = path.read_text()
-    if path.suffix in (".json", ".yaml", ".yml"):
-        entries = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-        if not isinstance(entries, list):
-            raise InputError(f"--class_order {name} holds {type(entries).__name__}: expected a list of classes.")
-        return [str(entry) for entry in entries]
+    try:
+        entries = _parse_order(path.read_text(encoding="utf-8"), path.suffix)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(
+            f"--class_order {name} cannot be read ({' '.join(str(error).split())}): give one class a line, or a JSON "
+            "or YAML list."
+        ) from error
+    if not isinstance(entries, list):
+        raise InputError(f"--class_order {name} holds {type(entries).__name__}: expected a list of classes.")
+    return [str(entry) for entry in entries]
+
+
+def _parse_order(text: str, suffix: str) -> Any:
+    if suffix == ".json":
+        return json.loads(text)
+    if suffix in (".yaml", ".yml"):
+        return yaml.safe_load(text)
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 

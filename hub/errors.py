@@ -1,0 +1,13 @@
+"""The errors of the publishing wing: one line each, fit to be shown to a user as they are."""
+
+
+class UserError(ValueError):
+    """Base of the errors below: its message is one line that says what is wrong and what to do."""
+
+
+class StepFolderError(UserError):
+    """A step folder or its `results.json` is not what it should be."""
+
+
+class PublishError(UserError):
+    """The Hub, the token or the state of the repository does not allow to publish."""

@@ -1,0 +1,142 @@
+"""Large files of a repository of the local Hub: which files count as large, and where their content is kept."""
+
+import hashlib
+import io
+import os
+import re
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from dulwich.attrs import compile_gitattributes_patterns, match_path, parse_git_attributes
+
+from .local_http import CHUNK_BYTES, HubError
+from .local_names import encode
+
+
+MAX_REGULAR_BYTES = 10 << 20
+
+_LFS_SUFFIXES = (
+    "7z arrow bin bz2 ckpt ftz gz h5 joblib lfs.* mlmodel model msgpack npy npz onnx ot parquet pb pickle pkl pt pth "
+    "rar safetensors tar.* tar tflite tgz wasm xz zip zst"
+)
+_LFS_PATTERNS = [*(f"*.{suffix}" for suffix in _LFS_SUFFIXES.split()), "saved_model/**/*", "*tfevents*"]
+DEFAULT_GITATTRIBUTES = "".join(
+    f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in _LFS_PATTERNS
+).encode()
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_POINTER = re.compile(
+    rb"version https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\nsize ([0-9]{1,18})\n"
+)
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What git keeps in place of a large file: its SHA-256 in hex and its size in bytes."""
+
+    oid: str
+    size: int
+
+    def to_bytes(self) -> bytes:
+        """The pointer as the small file that git stores."""
+        return b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize %d\n" % (self.oid.encode(), self.size)
+
+    @classmethod
+    def parse(cls, content: bytes) -> "Pointer | None":
+        """The pointer that `content` is, or `None` for any other file."""
+        match = _POINTER.fullmatch(content)
+        return cls(match[1].decode(), int(match[2])) if match else None
+
+
+def check_sha256(oid: str) -> str:
+    """Return `oid` if it is a SHA-256 in hex; raises `HubError` 400 otherwise."""
+    if not _SHA256.fullmatch(oid):
+        raise HubError(400, f"LFS object id {oid!r:.80}: expected 64 hexadecimal digits")
+    return oid
+
+
+def is_large(path: str, size: int, sample: bytes, gitattributes: bytes) -> bool:
+    """Whether a file goes to LFS: by the repository's `.gitattributes`, by `size` in bytes, or for not being text.
+
+    `sample` is how the file begins; it may end within a character.
+    """
+    patterns = compile_gitattributes_patterns(parse_git_attributes(io.BytesIO(gitattributes)), ".gitattributes")
+    by_name = match_path(patterns, encode(path)).get(b"filter") == b"lfs"
+    return by_name or size > MAX_REGULAR_BYTES or not _is_text(sample)
+
+
+def _is_text(sample: bytes) -> bool:
+    try:
+        sample.decode()
+    except UnicodeDecodeError as error:
+        if error.reason != "unexpected end of data":
+            return False
+    return b"\0" not in sample
+
+
+class BlobStore:
+    """Files under `folder` by SHA-256; what arrives is written under `incoming` and renamed once it is verified."""
+
+    def __init__(self, folder: Path, incoming: Path) -> None:
+        self._folder = folder
+        self._incoming = incoming
+
+    def path(self, oid: str) -> Path:
+        """Where the content of `oid` is, if it is stored."""
+        return self._folder / oid[:2] / check_sha256(oid)
+
+    def size(self, oid: str) -> int | None:
+        """Bytes of the content of `oid`, `None` if it is not stored."""
+        try:
+            return self.path(oid).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def add(self, pointer: Pointer, chunks: Iterable[bytes]) -> None:
+        """Store the content of `pointer`; raises `HubError` 400 if `chunks` are another content."""
+        aside = self._incoming / uuid.uuid4().hex
+        digest = hashlib.sha256()
+        try:
+            with open(aside, "xb") as file:
+                for chunk in chunks:
+                    digest.update(chunk)
+                    file.write(chunk)
+                self._keep(pointer, digest.hexdigest(), file)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def write_part(self, upload: str, offset: int, chunks: Iterable[bytes]) -> None:
+        """Write a part of the content that the upload named `upload` gathers, at byte `offset`."""
+        descriptor = os.open(self._incoming / upload, os.O_WRONLY | os.O_CREAT, 0o666)
+        with open(descriptor, "wb") as file:
+            file.seek(offset)
+            for chunk in chunks:
+                file.write(chunk)
+
+    def finish(self, upload: str, pointer: Pointer) -> None:
+        """Store what the upload gathered, doing nothing if that was done; raises `HubError` 400 as `add` does."""
+        if self.size(pointer.oid) is not None:
+            return
+        try:
+            with open(self._incoming / upload, "r+b") as file:
+                digest = hashlib.sha256()
+                while chunk := file.read(CHUNK_BYTES):
+                    digest.update(chunk)
+                self._keep(pointer, digest.hexdigest(), file)
+        except FileNotFoundError:
+            raise HubError(400, f"LFS object {pointer.oid}: no part of it has arrived, upload it again") from None
+        finally:
+            (self._incoming / upload).unlink(missing_ok=True)
+
+    def _keep(self, pointer: Pointer, sha256: str, file: BinaryIO) -> None:
+        size = file.tell()
+        if (sha256, size) != (pointer.oid, pointer.size):
+            raise HubError(400, f"LFS object {pointer.oid} of {pointer.size} bytes: got {sha256} of {size} bytes")
+        file.flush()
+        os.fsync(file.fileno())
+        target = self.path(pointer.oid)
+        target.parent.mkdir(exist_ok=True)
+        os.replace(file.name, target)

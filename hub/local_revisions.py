@@ -1,0 +1,82 @@
+"""Routes of the local Hub about revisions: branches, tags and the history."""
+
+from itertools import islice
+
+from .local_describe import describe_commit
+from .local_git import HEADS, MAIN, TAGS
+from .local_http import API, HubError, Request, Response, Router, member
+from .local_store import Store
+
+
+router = Router()
+
+COMMITS_PER_PAGE = 50
+
+
+@router.route("GET", API + "/refs")
+def list_refs(store: Store, request: Request, kind: str, repo_id: str) -> Response:
+    """Branches and tags with the commits they name."""
+    found: dict[str, list[dict[str, str]]] = {"converts": []}
+    with store.open(kind, repo_id, request.account).git() as git:
+        for key, prefix in (("branches", HEADS), ("tags", TAGS)):
+            found[key] = [
+                {"name": name, "ref": prefix + name, "targetCommit": commit.id.decode()}
+                for name, commit in git.refs(prefix).items()
+            ]
+    if request.flag("include_prs"):
+        found["pullRequests"] = []
+    return Response.of_json(found)
+
+
+@router.route("GET", API + r"/commits/(?P<revision>[^/]+)")
+def list_commits(store: Store, request: Request, kind: str, repo_id: str, revision: str) -> Response:
+    """One page of the history of a revision, newest first."""
+    page = request.number("p")
+    start = page * COMMITS_PER_PAGE
+    with store.open(kind, repo_id, request.account).git() as git:
+        history = islice(git.history(git.find(revision)), start, start + COMMITS_PER_PAGE + 1)
+        commits = [describe_commit(commit) for commit in history]
+    headers = request.link_to(p=page + 1) if len(commits) > COMMITS_PER_PAGE else {}
+    return Response.of_json(commits[:COMMITS_PER_PAGE], headers=headers)
+
+
+@router.route("POST", API + r"/branch/(?P<name>[^/]+)")
+def create_branch(store: Store, request: Request, kind: str, repo_id: str, name: str) -> Response:
+    """Make a branch at the `startingPoint`, any revision (default: `main`)."""
+    repository = store.open(kind, repo_id, request.account, write=True)
+    payload = request.json()
+    start = member(payload, "startingPoint", str) if payload.get("startingPoint") else MAIN
+    with repository.writing() as git:
+        git.create_ref(HEADS, name, git.find(start), request.author)
+    return Response(201)
+
+
+@router.route("DELETE", API + r"/branch/(?P<name>[^/]+)")
+def delete_branch(store: Store, request: Request, kind: str, repo_id: str, name: str) -> Response:
+    """Forget a branch other than `main`; its commits stay reachable by id."""
+    repository = store.open(kind, repo_id, request.account, write=True)
+    if name == MAIN:
+        raise HubError(403, f"Cannot delete the branch {MAIN!r}")
+    with repository.writing() as git:
+        git.delete_ref(HEADS, name)
+    return Response()
+
+
+@router.route("POST", API + r"/tag/(?P<revision>[^/]+)")
+def create_tag(store: Store, request: Request, kind: str, repo_id: str, revision: str) -> Response:
+    """Tag a revision; with a `message`, by an annotated tag."""
+    repository = store.open(kind, repo_id, request.account, write=True)
+    payload = request.json()
+    message = member(payload, "message", str) if payload.get("message") else ""
+    with repository.writing() as git:
+        git.create_ref(TAGS, member(payload, "tag", str), git.find(revision), request.author, message)
+    return Response(201)
+
+
+@router.route("DELETE", API + r"/tag/(?P<name>[^/]+)")
+def delete_tag(store: Store, request: Request, kind: str, repo_id: str, name: str) -> Response:
+    """Forget a tag; its commit stays reachable by id."""
+    repository = store.open(kind, repo_id, request.account, write=True)
+    with repository.writing() as git:
+        git.delete_ref(TAGS, name)
+    return Response()

@@ -1,0 +1,157 @@
+"""Routes of the local Hub about accounts and repositories."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dulwich.objects import Commit, ObjectID
+
+from .local_card import card_metadata, card_problems
+from .local_describe import describe, format_date
+from .local_git import MAIN, GitRepository
+from .local_http import API, HubError, Request, Response, Router, member
+from .local_names import REPO_TYPES, check_repo_id
+from .local_store import Settings, Store, check_may_write
+
+
+router = Router()
+
+_KINDS = {name: kind for kind, name in REPO_TYPES.items()}
+
+
+@router.route("GET", r"/api/whoami-v2")
+def whoami(store: Store, request: Request) -> Response:
+    """Name, organizations and role of the caller."""
+    account = request.account
+    if account is None:
+        raise HubError(401, "Invalid credentials: the request has no token")
+    token = {"type": "access_token", "accessToken": {"displayName": account.name, "role": account.role}}
+    orgs = [{"type": "org", "name": name, "fullname": name} for name in account.orgs]
+    return Response.of_json(
+        {
+            "type": "user",
+            "id": account.name,
+            "name": account.name,
+            "fullname": account.name,
+            "orgs": orgs,
+            "auth": token,
+        }
+    )
+
+
+@router.route("POST", r"/api/validate-yaml")
+def validate_card(store: Store, request: Request) -> Response:
+    """Errors and warnings about the metadata of a card."""
+    errors, warnings = card_problems(member(request.json(), "content", str))
+    problems = {"errors": [{"message": text} for text in errors], "warnings": [{"message": text} for text in warnings]}
+    return Response.of_json(problems, 400 if errors else 200)
+
+
+@router.route("POST", r"/api/repos/create")
+def create_repository(store: Store, request: Request) -> Response:
+    """Make a repository; an existing one is an error that carries its address."""
+    payload = request.json()
+    kind, repo_id = _named(payload, request)
+    account = check_may_write(request.account, repo_id)
+    # Clients before huggingface_hub 2 say `private`.
+    private = payload.get("private") is True or _is_private(payload)
+    repository = store.repository(kind, repo_id)
+    url = f"{request.endpoint}/{repository.url_path}"
+    try:
+        store.create(repository, account.name, private)
+    except HubError as error:
+        error.payload["url"] = url
+        raise
+    return Response.of_json({"url": url, "name": repo_id, "private": private})
+
+
+@router.route("DELETE", r"/api/repos/delete")
+def delete_repository(store: Store, request: Request) -> Response:
+    """Remove a repository with its history."""
+    kind, repo_id = _named(request.json(), request)
+    store.delete(store.open(kind, repo_id, request.account, write=True))
+    return Response()
+
+
+def _named(payload: Mapping[str, Any], request: Request) -> tuple[str, str]:
+    name = payload.get("type") or "model"
+    if name not in _KINDS:
+        raise HubError(400, f"repository type {name!r:.80}: expected one of {', '.join(_KINDS)}")
+    namespace = payload.get("organization") or (request.account.name if request.account else "")
+    return _KINDS[name], check_repo_id(f"{namespace}/{member(payload, 'name', str)}")
+
+
+def _is_private(payload: Mapping[str, Any]) -> bool:
+    visibility = payload.get("visibility") or "public"
+    if visibility not in ("public", "private"):
+        raise HubError(400, f"visibility {visibility!r:.80}: expected 'public' or 'private'")
+    return bool(visibility == "private")
+
+
+@router.route("PUT", API + "/settings")
+def update_settings(store: Store, request: Request, kind: str, repo_id: str) -> Response:
+    """Change the visibility of a repository."""
+    repository = store.open(kind, repo_id, request.account, write=True)
+    payload = request.json()
+    if payload.get("gated"):
+        raise HubError(400, "the local Hub has no gated repositories: use visibility 'private'")
+    if "visibility" in payload:
+        private = _is_private(payload)
+        with repository.writing():
+            repository.settings = Settings(private, repository.settings.created_at)
+    return Response.of_json({"private": repository.settings.private})
+
+
+@router.route("GET", API + r"(?:/revision/(?P<revision>[^/]+))?")
+def describe_repository(store: Store, request: Request, kind: str, repo_id: str, revision: str = MAIN) -> Response:
+    """A repository at a revision: its files, the metadata of its card, its dates."""
+    repository = store.open(kind, repo_id, request.account)
+    with repository.git() as git:
+        commit = git.find(revision)
+        card = _card(git, commit)
+        siblings = [_sibling(git, path, blob, request.flag("blobs")) for path, blob in git.files(commit).items()]
+    settings = repository.settings
+    info = {
+        "_id": repo_id,
+        "id": repo_id,
+        "author": repo_id.split("/")[0],
+        "sha": commit.id.decode(),
+        "private": settings.private,
+        "gated": False,
+        "disabled": False,
+        "createdAt": format_date(settings.created_at),
+        "lastModified": format_date(commit.commit_time),
+        "downloads": 0,
+        "likes": 0,
+        "tags": _strings(card.get("tags")),
+        "cardData": card or None,
+        "siblings": siblings,
+    }
+    if kind == "models":
+        info["modelId"] = repo_id
+        info.update((key, card[key]) for key in ("library_name", "pipeline_tag") if key in card)
+    return Response.of_json(info)
+
+
+def _sibling(git: GitRepository, path: str, blob: ObjectID, sizes: bool) -> dict[str, Any]:
+    if not sizes:
+        return {"rfilename": path}
+    entry = describe(git, path, blob)
+    sibling = {"rfilename": path, "blobId": entry["oid"], "size": entry["size"]}
+    if "lfs" in entry:
+        lfs = entry["lfs"]
+        sibling["lfs"] = {"sha256": lfs["oid"], "size": lfs["size"], "pointerSize": lfs["pointerSize"]}
+    return sibling
+
+
+def _card(git: GitRepository, commit: Commit) -> dict[str, Any]:
+    blob = git.lookup(commit, "README.md")
+    if blob is None or git.is_folder(blob):
+        return {}
+    try:
+        return card_metadata(git.read(blob).decode(errors="replace"))
+    except ValueError:
+        return {}
+
+
+def _strings(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []

@@ -1,0 +1,121 @@
+"""Uploads of the local Hub through xet, which clients with `hf_xet` use by default for large files.
+
+`hf_xet` accepts a folder as its storage server: it writes chunks ("xorbs") and, per upload, a table ("shard") of the
+files they make up. Each upload gets a folder of its own; the first commit that needs one of its files moves them all
+to the store of large files, from which every client downloads over plain HTTP. Needs client and server on one machine.
+"""
+
+import ipaddress
+import shutil
+import struct
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
+
+from .local_http import API, HubError, Request, Response, Router
+from .local_lfs import Pointer
+from .local_store import Repository, Store
+
+
+router = Router()
+
+_PREFIX = "xet-"
+_XORBS = "xet/xorbs"
+_PERMIT_SECONDS = 7 * 24 * 3600
+# Shards are made of records of this size; these flags say which optional ones follow the segments of a file.
+_RECORD = 48
+_HAS_VERIFICATION = 1 << 31
+_HAS_SHA256 = 1 << 30
+_END_OF_FILES = b"\xff" * 32
+# Bytes that are read ahead; the defaults are made for a distant server and take gigabytes.
+_BUFFERS = dict.fromkeys(
+    (f"reconstruction.download_buffer_{name}" for name in ("size", "perfile_size", "limit")), 32_000_000
+)
+
+
+@router.route("GET", API + r"/xet-write-token/(?P<revision>[^/]+)")
+def open_upload(store: Store, request: Request, kind: str, repo_id: str, revision: str) -> Response:
+    """Where a client of this machine may put its files; raises `HubError` 404 for clients elsewhere."""
+    repository = store.open(kind, repo_id, request.account, write=True)
+    if not is_loopback(urlsplit(request.endpoint).hostname or "") or find_spec("hf_xet") is None:
+        raise HubError(404, "xet uploads need hf_xet and a client on the same machine: set HF_HUB_DISABLE_XET=1")
+    folder = repository.incoming / f"{_PREFIX}{uuid.uuid4().hex}"
+    folder.mkdir()
+    expiry = int(time.time()) + _PERMIT_SECONDS
+    return Response.of_json({"casUrl": f"local://{folder.resolve()}", "accessToken": uuid.uuid4().hex, "exp": expiry})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is a name or an address of the machine itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+@dataclass(frozen=True)
+class _XetFile:
+    """A file of an upload: its xet hash in hex and what it is stored as."""
+
+    xet_hash: str
+    pointer: Pointer
+
+
+def receive(repository: Repository, oid: str) -> None:
+    """Move the files of the upload that has `oid` to the store of large files; do nothing if no upload has it."""
+    for folder in repository.incoming.glob(f"{_PREFIX}*"):
+        files = [file for shard in folder.glob(f"{_XORBS}/shards/*.mdb") for file in _files(shard.read_bytes())]
+        if any(file.pointer.oid == oid for file in files):
+            _store(repository, folder, files)
+            shutil.rmtree(folder)
+            return
+
+
+def _store(repository: Repository, folder: Path, files: list[_XetFile]) -> None:
+    # Only who uploads through it needs it, and such a client has it installed itself.
+    from hf_xet import XetConfig, XetFileInfo, XetSession
+
+    session = XetSession(XetConfig().with_config(_BUFFERS))
+    with _view(folder) as view, session.new_download_stream_group(endpoint=f"local://{view}") as group:
+        for file in files:
+            if repository.blobs.size(file.pointer.oid) is None:
+                stream = group.download_stream(XetFileInfo(file.xet_hash, file.pointer.size))
+                repository.blobs.add(file.pointer, stream)
+
+
+@contextmanager
+def _view(folder: Path) -> Iterator[Path]:
+    """The same upload once more: the client may keep the index of its own locked until its commit is answered."""
+    with TemporaryDirectory(dir=folder) as name:
+        source, target = folder.resolve() / _XORBS, Path(name).resolve() / _XORBS
+        target.mkdir(parents=True)
+        for path in source.iterdir():
+            if path.is_dir():
+                (target / path.name).symlink_to(path)
+            else:
+                shutil.copyfile(path, target / path.name)
+        yield Path(name).resolve()
+
+
+def _files(shard: bytes) -> Iterator[_XetFile]:
+    """The files of a shard that have a SHA-256: each is a record, its segments and records that flags announce."""
+    at = _RECORD
+    while shard[at : at + 32] != _END_OF_FILES:
+        xet_hash = _hex(shard[at : at + 32])
+        flags, segments = struct.unpack_from("<II", shard, at + 32)
+        sizes = [struct.unpack_from("<I", shard, at + _RECORD * (1 + number) + 36)[0] for number in range(segments)]
+        at += _RECORD * (1 + segments * (2 if flags & _HAS_VERIFICATION else 1))
+        if flags & _HAS_SHA256:
+            yield _XetFile(xet_hash, Pointer(_hex(shard[at : at + 32]), sum(sizes)))
+            at += _RECORD
+
+
+def _hex(digest: bytes) -> str:
+    """A hash as xet prints it: four little-endian numbers."""
+    return "".join(f"{number:016x}" for number in struct.unpack("<4Q", digest))

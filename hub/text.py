@@ -1,0 +1,69 @@
+"""Foreign text (class names, data set names) made safe for one line of Markdown, a figure or a terminal."""
+
+import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath, PureWindowsPath
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+
+# Needed inside words and emoji of many scripts; unlike the other invisible characters they reorder and hide nothing.
+_JOINERS = "\u200c\u200d"
+
+
+def printable(text: str) -> str:
+    """`text` on one line: control, bidirectional and lone surrogate characters become escapes such as `\\n`."""
+    return "".join(
+        char if char.isprintable() or char in _JOINERS else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+
+
+def code_span(text: str) -> str:
+    """`text` as a Markdown code span, inside which neither HTML, nor links, nor emphasis are interpreted."""
+    body = printable(text) or '""'
+    fence = "`" * (longest_backtick_run(body) + 1)
+    touches_fence = body.startswith("`") or body.endswith("`")
+    would_be_trimmed = body.startswith(" ") and body.endswith(" ") and body.strip()
+    padding = " " if touches_fence or would_be_trimmed else ""
+    return f"{fence}{padding}{body}{padding}{fence}"
+
+
+def code_fence(content: str) -> str:
+    """A fence of backticks that `content` cannot close."""
+    return "`" * max(3, longest_backtick_run(content) + 1)
+
+
+def longest_backtick_run(text: str) -> int:
+    """Length of the longest run of backticks in `text`."""
+    return max((len(run) for run in re.findall("`+", text)), default=0)
+
+
+def shorten(names: Iterable[str], width: int) -> str:
+    """The names joined by commas, cut after at most `width` characters with a count of those left out."""
+    shown: list[str] = []
+    names = [printable(name) for name in names]
+    for name in names:
+        if shown and len(", ".join([*shown, name])) > width:
+            break
+        shown.append(name if len(name) <= width else name[: width - 1] + "…")
+    rest = len(names) - len(shown)
+    return ", ".join(shown) + (f", … ({rest} more)" if rest else "")
+
+
+def without_local_path(text: str) -> str:
+    """The last component of an absolute or home path; any other text as it is."""
+    for path_type in (PurePosixPath, PureWindowsPath):
+        if path_type(text).is_absolute() or (text.startswith("~") and len(path_type(text).parts) > 1):
+            return path_type(text).name or "local folder"
+    return text
+
+
+def is_repo_id(text: str) -> bool:
+    """Whether `text` has the form `namespace/name` of an id on the Hub."""
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return "/" in text

@@ -1,0 +1,197 @@
+"""Walks through the revisions of a run, on the Hub or in a folder, and prints what each of them knows."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.utils import disable_progress_bars
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+from transformers.utils import logging
+
+from hub.client_errors import one_line_errors
+from hub.errors import StepFolderError, UserError
+from hub.remote import RemoteRun
+from hub.results import RunResults
+from hub.step_folder import list_step_folders
+from hub.text import is_repo_id, printable, shorten
+
+
+_CLASSES_WIDTH = 40
+_LABEL_WIDTH = 24
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One step of a run: `source` and `revision` are what `from_pretrained` takes."""
+
+    name: str
+    source: str
+    revision: str | None = None
+
+    def results(self) -> RunResults:
+        """The results up to this step, as stored beside its weights."""
+        if self.revision is None:
+            return RunResults.from_file(Path(self.source) / "results.json")
+        try:
+            path = hf_hub_download(self.source, "results.json", revision=self.revision)
+        except EntryNotFoundError:
+            raise StepFolderError(f"{self.name} of {self.source} has no results.json") from None
+        return RunResults.from_file(Path(path))
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a revision knows. `predictions` has one (class name, score in 0..1) an image."""
+
+    name: str
+    class_names: list[str]
+    num_parameters: int
+    accuracy: float
+    predictions: list[tuple[str, float]]
+
+
+def list_revisions(source: str) -> list[Revision]:
+    """
+    The steps of a run in order.
+
+    Args:
+        source: `OUTPUT_DIR` of a run, or `namespace/name` of its repository. A folder wins.
+
+    Raises:
+        UserError: there is no such run, or it has no step yet.
+    """
+    if Path(source).is_dir():
+        revisions = [Revision(folder.tag, str(folder.path)) for folder in list_step_folders(source)]
+    elif is_repo_id(source):
+        with one_line_errors(f"list the revisions of {source}", source):
+            run = RemoteRun.read(HfApi(), source)
+        if not run.exists:
+            raise UserError(f"{source} is neither a folder nor a repository that your token can read")
+        revisions = [Revision(f"step{step}", source, f"step{step}") for step in sorted(run.tags)]
+    else:
+        raise UserError(f"{source!r} is neither a folder nor a repository id namespace/name")
+    if not revisions:
+        raise UserError(f"{source} has no step yet, expected at least step1")
+    return revisions
+
+
+def select(revisions: list[Revision], name: str | None) -> list[Revision]:
+    """The revision called `name`, or all when it is None. Raises [`UserError`] with the names that exist."""
+    chosen = [revision for revision in revisions if name in (None, revision.name)]
+    if not chosen:
+        raise UserError(
+            f"there is no revision {name!r}, expected one of: {', '.join(each.name for each in revisions)}"
+        )
+    return chosen
+
+
+def examine(revision: Revision, images: Sequence[Image.Image] = (), *, remote_code: bool = False) -> Knowledge:
+    """
+    Loads a revision as any user would, through the Auto classes, and asks it about the images.
+
+    Args:
+        revision: The revision.
+        images: RGB images of any size.
+        remote_code: Run the code stored beside the weights in place of the `modeling_dytox` package.
+    """
+    if not remote_code:
+        importlib.import_module("modeling_dytox")
+    where: dict[str, Any] = {"revision": revision.revision} if revision.revision else {}
+    with one_line_errors(f"load {revision.name} of {revision.source}", revision.source):
+        results = revision.results()
+        model = AutoModelForImageClassification.from_pretrained(
+            revision.source, trust_remote_code=remote_code, **where
+        ).eval()
+        processor = AutoImageProcessor.from_pretrained(revision.source, **where)
+    classifier = pipeline("image-classification", model=model, image_processor=processor)
+    return Knowledge(
+        name=revision.name,
+        class_names=[model.config.id2label[label] for label in range(results.last.num_seen_classes)],
+        num_parameters=model.num_parameters(),
+        accuracy=results.last.accuracy,
+        predictions=[_predict(classifier, image) for image in images],
+    )
+
+
+def _predict(classifier: Any, image: Image.Image) -> tuple[str, float]:
+    (best,) = classifier(image, top_k=1)
+    return best["label"], best["score"]
+
+
+def table(rows: list[Knowledge], image_names: Sequence[str] = ()) -> str:
+    """The revisions as an aligned table of plain text, a column for each image."""
+    header = [
+        "revision",
+        "classes",
+        "parameters",
+        "accuracy",
+        *(shorten([name], _LABEL_WIDTH) for name in image_names),
+    ]
+    lines = [header, *(_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _cells(row: Knowledge) -> list[str]:
+    count = f"{len(row.class_names)}: "
+    return [
+        row.name,
+        count + shorten(row.class_names, _CLASSES_WIDTH - len(count)),
+        f"{row.num_parameters:,}",
+        f"{row.accuracy:.1%}",
+        *(f"{shorten([printable(name)], _LABEL_WIDTH)} ({score:.0%})" for name, score in row.predictions),
+    ]
+
+
+def _open_images(paths: Sequence[str]) -> Iterator[Image.Image]:
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                yield image.convert("RGB")
+        except OSError as error:
+            reason = error.strerror or "not an image that Pillow knows"
+            raise UserError(f"--image {path} cannot be read: {reason}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m hub.walk", description="Load the revisions of a run in order and print what each one knows."
+    )
+    parser.add_argument("source", help="--output_dir of a run, or namespace/name of its repository")
+    parser.add_argument("--revision", help="only this one, such as step3; default: all")
+    parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="images to ask every revision about")
+    parser.add_argument(
+        "--remote_code",
+        action="store_true",
+        help="run the code stored beside the weights (read it first) in place of the modeling_dytox package",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `python -m hub.walk`; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    disable_progress_bars()
+    logging.disable_progress_bar()
+    try:
+        revisions = select(list_revisions(options.source), options.revision)
+        images = list(_open_images(options.image))
+        rows = [examine(revision, images, remote_code=options.remote_code) for revision in revisions]
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stdout.write(table(rows, [Path(path).name for path in options.image]) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""A real Hub in a folder for tests: the server is one process, each client another."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from http.client import HTTPConnection, HTTPMessage
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class LocalHub:
+    """A running `python -m hub.local_server`.
+
+    Attributes:
+        folder: where it keeps its repositories.
+        endpoint: its address, e.g. `http://127.0.0.1:40213`.
+        process: the server; `kill` and `start` replace it.
+    """
+
+    def __init__(self, folder: Path, homes: Path, tokens: dict[str, Any] | None = None) -> None:
+        self.folder = folder
+        self._homes = homes
+        self._options: list[str] = []
+        if tokens is not None:
+            file = homes / "tokens.json"
+            file.write_text(json.dumps(tokens))
+            self._options = ["--tokens", str(file)]
+        self.start()
+
+    def start(self, port: int = 0, launcher: Sequence[str] = ("-m", "hub.local_server")) -> None:
+        """Start the server; with the `port` of an earlier endpoint, clients find it again.
+
+        `launcher` are the arguments of Python that start it.
+        """
+        command = [sys.executable, *launcher, str(self.folder), "--port", str(port), *self._options]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.endpoint = self.process.stdout.readline().strip()
+        assert self.endpoint.startswith("http://127.0.0.1:"), f"the server did not start: {self.endpoint!r}"
+
+    @property
+    def port(self) -> int:
+        """The TCP port of the endpoint."""
+        return int(self.endpoint.rpartition(":")[2])
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send the server a signal, wait for its end, return its exit status."""
+        self.process.send_signal(number)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return self.process.wait(timeout=20)
+
+    def call(
+        self, method: str, path: str, body: bytes | str = b"", headers: Mapping[str, str] | None = None
+    ) -> tuple[int, HTTPMessage, bytes]:
+        """Send one request as given, without a client's own care; return status, headers and body of the answer."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.request(method, path, body, dict(headers or {}))
+            response = connection.getresponse()
+            return response.status, response.headers, response.read()
+        finally:
+            connection.close()
+
+    def start_python(self, code: str, **env: str) -> "subprocess.Popen[str]":
+        """Start client `code` in a fresh process with its own empty `HF_HOME`; `env` adds to its environment."""
+        home = self._homes / f"home{len(list(self._homes.iterdir()))}"
+        home.mkdir()
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+        settings = {
+            "HF_ENDPOINT": self.endpoint,
+            "HF_HOME": str(home),
+            "HF_TOKEN": "hf_test",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "DISABLE_SAFETENSORS_CONVERSION": "1",
+            "NO_PROXY": "127.0.0.1",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+        }
+        return subprocess.Popen(
+            [sys.executable, "-c", dedent(code)],
+            env={**inherited, **settings, **env},
+            cwd=home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run_python(self, code: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        """Run client `code` as `start_python` does, to its end, whatever its exit status."""
+        process = self.start_python(code, **env)
+        try:
+            output, errors = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+@pytest.fixture
+def start_local_hub(tmp_path: Path) -> Iterator[Callable[..., LocalHub]]:
+    """A function that starts a Hub, `start_local_hub(tokens=None)`; all are killed after the test."""
+    started: list[LocalHub] = []
+
+    def start(tokens: dict[str, Any] | None = None) -> LocalHub:
+        homes = tmp_path / f"homes{len(started)}"
+        homes.mkdir()
+        started.append(LocalHub(tmp_path / f"hub{len(started)}", homes, tokens))
+        return started[-1]
+
+    yield start
+    for hub in started:
+        if hub.process.poll() is None:
+            hub.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def local_hub(start_local_hub: Callable[..., LocalHub]) -> LocalHub:
+    """A Hub on which every caller may write."""
+    return start_local_hub()

@@ -1,0 +1,112 @@
+"""Run folders with every file a real one has, made in milliseconds: tiny weights, consistent config and results."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors.numpy import save_file
+
+from hub.model_card import complete_step_folder
+
+
+REMOTE_CODE = ("configuration_dytox.py", "modeling_dytox.py")
+
+
+def fake_results(
+    num_steps: int = 3,
+    classes_per_step: int = 2,
+    *,
+    names: list[str] | None = None,
+    seed: int = 0,
+    dataset: str = "digits",
+    method: str = "dytox",
+) -> dict[str, Any]:
+    """A whole run's `results.json`. Accuracies are random but keep the relations that real ones have."""
+    names = names or [f"class {i}" for i in range(num_steps * classes_per_step)]
+    generator = np.random.default_rng(seed)
+    first = generator.uniform(0.75, 0.98, num_steps)
+    decay = generator.uniform(0.01, 0.5 / num_steps, num_steps)
+    steps = []
+    for t in range(1, num_steps + 1):
+        per_step = [max(0.05, float(first[j] - decay[j] * (t - 1 - j))) for j in range(t)]
+        steps.append(
+            {
+                "step": t,
+                "classes": names[(t - 1) * classes_per_step : t * classes_per_step],
+                "num_seen_classes": t * classes_per_step,
+                "accuracy": sum(per_step) / t,
+                "top5_accuracy": min(1.0, sum(per_step) / t + 0.02),
+                "accuracy_per_step": per_step,
+                "expected_calibration_error": float(generator.uniform(0.01, 0.1)),
+                "num_parameters": 10_000 + 500 * t,
+                "memory_size": 20 * t,
+                "train_seconds": float(generator.uniform(1, 9)),
+            }
+        )
+    head = {"dataset": dataset, "num_steps": num_steps, "class_order": names, "seed": seed, "method": method}
+    return up_to_step({**head, "steps": steps}, num_steps)
+
+
+def up_to_step(results: dict[str, Any], step: int) -> dict[str, Any]:
+    """The copy of `results` that belongs into the folder of `step`, its summary computed by numpy's own means."""
+    steps = results["steps"][:step]
+    matrix = np.full((step, step), np.nan)
+    for i, row in enumerate(steps):
+        matrix[i, : i + 1] = row["accuracy_per_step"]
+    summary: dict[str, float | None] = {"forgetting": None, "backward_transfer": None}
+    if step > 1:
+        best_before = np.nanmax(matrix[:-1, :-1], axis=0)
+        summary["forgetting"] = float(np.mean(best_before - matrix[-1, :-1]))
+        summary["backward_transfer"] = float(np.mean(matrix[-1, :-1] - np.diag(matrix)[:-1]))
+    summary["average_incremental_accuracy"] = float(np.mean([row["accuracy"] for row in steps]))
+    summary["last_accuracy"] = steps[-1]["accuracy"]
+    return {**results, "steps": steps, **summary}
+
+
+def write_trained_files(folder: Path, results: dict[str, Any], step: int) -> Path:
+    """What training leaves for `hub`: every file of the step folder but card and figures."""
+    folder.mkdir(parents=True)
+    own = up_to_step(results, step)
+    write_json(folder / "config.json", _config(own))
+    write_json(folder / "results.json", own)
+    write_json(folder / "preprocessor_config.json", {"image_processor_type": "ViTImageProcessor"})
+    weights = {"task_tokens": np.arange(8 * step, dtype=np.float32).reshape(step, 8)}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for name in REMOTE_CODE:
+        (folder / name).write_text(f'"""Stands for {name}."""\n')
+    write_recipe(folder, results)
+    return folder
+
+
+def write_recipe(folder: Path, results: dict[str, Any]) -> None:
+    """A `training_config.yaml` as training writes it."""
+    recipe = {"dataset_name": results["dataset"], "method": results["method"], "num_epochs": 2}
+    (folder / "training_config.yaml").write_text(yaml.safe_dump(recipe))
+
+
+def _config(own: dict[str, Any]) -> dict[str, Any]:
+    stops = [row["num_seen_classes"] for row in own["steps"]]
+    names = [name for row in own["steps"] for name in row["classes"]]
+    return {
+        "model_type": "dytox",
+        "class_ranges": [list(pair) for pair in zip([0, *stops], stops, strict=False)],
+        "num_task_tokens": len(own["steps"]),
+        "id2label": {str(label): name for label, name in enumerate(names)},
+    }
+
+
+def write_run(output_dir: Path, results: dict[str, Any] | None = None, *, hub_model_id: str | None = None) -> Path:
+    """`OUTPUT_DIR` of a finished run: `results.json` and all its complete step folders."""
+    results = results or fake_results()
+    for row in results["steps"]:
+        folder = write_trained_files(output_dir / f"step{row['step']}", results, row["step"])
+        complete_step_folder(folder, hub_model_id)
+    write_json(output_dir / "results.json", results)
+    return output_dir
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes `content` as UTF-8 JSON, names as they are unless UTF-8 cannot hold them."""
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")

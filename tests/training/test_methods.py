@@ -1,0 +1,162 @@
+"""What the loop may expect of every method, asked of all in the registry."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from modeling_dytox import DyToxForImageClassification
+from training.arguments import Arguments, parse_arguments
+from training.incremental import IncrementalRun
+from training.methods import METHODS
+
+
+MakeArguments = Callable[..., Arguments]
+
+
+@pytest.fixture(params=list(METHODS))
+def method(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def make_arguments(tiny_options: dict[str, object], tmp_path: Path) -> MakeArguments:
+    def make(**options: object) -> Arguments:
+        merged = tiny_options | {"output_dir": tmp_path / "run"} | options
+        return parse_arguments([part for name, value in merged.items() for part in (f"--{name}", str(value))])
+
+    return make
+
+
+def logits_of(model: DyToxForImageClassification) -> torch.Tensor:
+    pixel_values = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model.eval()(pixel_values).logits
+
+
+def content_of(output_dir: Path) -> dict[str, object]:
+    """Everything a run made that must not depend on how it was run: weights, memory and results."""
+    content: dict[str, object] = {}
+    for folder in sorted(output_dir.glob("step*")):
+        content[folder.name] = {
+            name: tensor.numpy().tobytes() for name, tensor in load_file(folder / "model.safetensors").items()
+        }
+        content[f"{folder.name}/config"] = (folder / "config.json").read_text()
+    for file in sorted((output_dir / "memory").glob("*.parquet")):
+        content[file.name] = pq.read_table(file).to_pydict()
+    results = json.loads((output_dir / "results.json").read_text())
+    for step in results["steps"]:
+        del step["train_seconds"]
+    return content | {"results": results}
+
+
+def test_growth_keeps_old_parameters_and_logits(method: str, make_arguments: MakeArguments) -> None:
+    run = IncrementalRun(make_arguments(method=method), Accelerator())
+    model = run.first_model(run.scenario.steps[0])
+    for step in run.scenario.steps[1:]:
+        before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        old_logits = logits_of(model)
+        model = run.method.grow(model, step)
+        logits = logits_of(model)
+        assert logits.shape[1] == step.num_seen_classes == model.config.num_labels
+        if method != "joint":  # Which starts from scratch at each step.
+            assert all(torch.equal(model.get_parameter(name), parameter) for name, parameter in before.items())
+            # One pass over more task tokens rounds differently; the parameters are the very same.
+            torch.testing.assert_close(logits[:, : step.num_old_classes], old_logits, atol=1e-6, rtol=0)
+
+
+def test_frozen_parameters_stay_bit_equal_and_others_move(method: str, make_arguments: MakeArguments) -> None:
+    run = IncrementalRun(make_arguments(method=method), Accelerator())
+    run.folder.open()
+    model = run.learn(None, run.scenario.steps[0])
+    step = run.scenario.steps[1]
+    model = run.method.grow(model, step)
+    for phase in run.method.phases(step):
+        before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        trained: set[str] = set()
+        original = run.trainer._epoch
+
+        def spy(learner, *args, original=original, trained=trained):  # type: ignore[no-untyped-def]
+            trained |= {name for name, parameter in learner.model.named_parameters() if parameter.requires_grad}
+            return original(learner, *args)
+
+        run.trainer._epoch = spy  # type: ignore[method-assign]
+        run.train(model, step, [phase])
+        run.trainer._epoch = original  # type: ignore[method-assign]
+        moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+        assert moved == trained
+
+
+def test_each_step_folder_holds_the_model_and_memory_of_its_step(
+    method: str, make_arguments: MakeArguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = make_arguments(method=method)
+    run = IncrementalRun(arguments, Accelerator())
+    weights: dict[int, dict[str, torch.Tensor]] = {}
+    save = run.save
+
+    def remember(model, step, results):  # type: ignore[no-untyped-def]
+        weights[step.number] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        save(model, step, results)
+
+    monkeypatch.setattr(run, "save", remember)
+    run.run()
+    assert sorted(weights) == [1, 2, 3]
+    for step, expected in weights.items():
+        folder = Path(arguments.output.output_dir) / f"step{step}"
+        loaded = DyToxForImageClassification.from_pretrained(folder).state_dict()
+        assert loaded.keys() == expected.keys()
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+        assert {
+            "README.md",
+            "config.json",
+            "model.safetensors",
+            "preprocessor_config.json",
+            "results.json",
+            "training_config.yaml",
+            "configuration_dytox.py",
+            "modeling_dytox.py",
+            "figures",
+        } == {path.name for path in folder.iterdir()}
+        measured = json.loads((folder / "results.json").read_text())["steps"][-1]
+        assert measured["num_seen_classes"] == 2 * step and len(measured["accuracy_per_step"]) == step
+        assert measured["memory_size"] <= arguments.method.memory_size
+        if run.memory is not None:
+            table = pq.read_table(folder.parent / "memory" / f"step{step}.parquet")
+            assert table.num_rows == measured["memory_size"]
+            assert set(table["class_name"].to_pylist()) == set(map(str, range(2 * step)))
+
+
+def test_a_run_interrupted_between_steps_ends_as_if_it_was_not(
+    method: str, make_arguments: MakeArguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    IncrementalRun(make_arguments(method=method, output_dir=tmp_path / "straight"), Accelerator()).run()
+
+    arguments = make_arguments(method=method, output_dir=tmp_path / "interrupted")
+    for steps_before_interruption in (1, 2):
+        run = IncrementalRun(arguments, Accelerator())
+        monkeypatch.setattr(run, "publish", interrupt_after(steps_before_interruption))
+        with pytest.raises(KeyboardInterrupt):
+            run.run()
+    IncrementalRun(arguments, Accelerator()).run()
+    assert content_of(tmp_path / "interrupted") == content_of(tmp_path / "straight")
+
+
+def interrupt_after(last_step: int) -> Callable[[int], None]:
+    def publish(step: int) -> None:
+        if step == last_step:
+            raise KeyboardInterrupt
+
+    return publish
+
+
+def test_same_seed_same_run_and_other_seed_other_run(make_arguments: MakeArguments, tmp_path: Path) -> None:
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        IncrementalRun(make_arguments(output_dir=tmp_path / name, seed=seed), Accelerator()).run()
+    assert content_of(tmp_path / "a") == content_of(tmp_path / "b")
+    assert content_of(tmp_path / "a")["step1"] != content_of(tmp_path / "c")["step1"]
