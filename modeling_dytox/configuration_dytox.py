@@ -7,6 +7,16 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 
+COUNTS = (
+    "num_channels",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_task_attention_layers",
+    "num_attention_heads",
+    "intermediate_size",
+)
+
+
 @strict
 class DyToxConfig(PreTrainedConfig):
     r"""
@@ -104,14 +114,14 @@ class DyToxConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Raises `ValueError` where sizes, class ranges, task tokens and labels contradict each other."""
+        for name in COUNTS:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
         if self.hidden_size % self.num_attention_heads != 0:
             raise ValueError(
                 f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}: "
                 "change one of the two."
             )
-        for name in ("num_hidden_layers", "num_task_attention_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate={self.drop_path_rate} must be at least 0 and below 1.")
         self._validate_image_size()

@@ -7,6 +7,7 @@ Shapes in this file: `B` images, `N` patches, `T` task tokens, `D` hidden size, 
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,11 @@ class DyToxImageClassifierOutput(ImageClassifierOutput):
     task_attentions: tuple[torch.Tensor, ...] | None = None
 
 
+def softmax_at_least_float32(scores: torch.Tensor) -> torch.Tensor:
+    """Softmax over the last dimension, in float32 where `scores` are less precise, else in their own precision."""
+    return nn.functional.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+
+
 def eager_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -90,9 +96,9 @@ def eager_attention_forward(
     scores = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
-    attention = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    attended = nn.functional.dropout(attention, p=dropout, training=module.training) @ value
-    return attended.transpose(1, 2).contiguous(), attention
+    attention = softmax_at_least_float32(scores).to(query.dtype)
+    attention = nn.functional.dropout(attention, p=dropout, training=module.training)
+    return (attention @ value).transpose(1, 2).contiguous(), attention
 
 
 def relative_patch_positions(height: int, width: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
@@ -260,16 +266,17 @@ class DyToxGatedSelfAttention(DyToxSelfAttention):
         if relative_positions is None:
             raise ValueError("relative_positions=None, but gated attention needs the offsets between the patches.")
         gate = torch.sigmoid(self.gate)[:, None, None]
-        positional = gate * self.positional_attention(relative_positions)
-        attended = (1 - gate.transpose(0, 1)) * attended + (positional.to(value.dtype) @ value).transpose(1, 2)
-        if attention is not None:
-            attention = (1 - gate) * attention + positional
-        return attended, attention
+        positional = (gate * self.positional_attention(relative_positions)).to(value.dtype)
+        if attention is None:
+            return (1 - gate.transpose(0, 1)) * attended + (positional @ value).transpose(1, 2), None
+        # The attention that is reported makes the output: it then has a gradient to ask for.
+        attention = (1 - gate) * attention + positional
+        return (attention @ value).transpose(1, 2), attention
 
     def positional_attention(self, relative_positions: torch.Tensor) -> torch.Tensor:
         """Attention by position, `(H, N, N)`."""
         scores = self.position_proj(relative_positions).permute(2, 0, 1)
-        return nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
+        return softmax_at_least_float32(scores).to(scores.dtype)
 
     def local_position_weights(self) -> torch.Tensor:
         """
@@ -384,13 +391,20 @@ class DyToxTaskAttentionLayer(GradientCheckpointingLayer):
         return residual + self.drop_path(self.dropout(hidden_states)), attention
 
 
+class DyToxClassifierLinear(nn.Linear):
+    """
+    The linear layer of a classifier, told apart from the others by its initialisation. `transformers` offers modules
+    of custom code for initialisation only if they own a parameter themselves, so their parents cannot see to it.
+    """
+
+
 class DyToxClassifier(nn.Module):
     """The classifier of one step: task embeddings `(B, D)` -> logits `(B, classes of the step)`."""
 
     def __init__(self, config: DyToxConfig, num_classes: int) -> None:
         super().__init__()
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.linear = nn.Linear(config.hidden_size, num_classes)
+        self.linear = DyToxClassifierLinear(config.hidden_size, num_classes)
 
     def forward(self, task_embedding: torch.Tensor) -> torch.Tensor:
         return self.linear(self.layernorm(task_embedding))
@@ -411,16 +425,25 @@ class DyToxPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": DyToxLayer, "attentions": DyToxSelfAttention}
     _input_embed_layer = "patch_embeddings"
 
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Saves as every model of `transformers`. The code saved beside the weights serves both Auto classes."""
+        if self._auto_class is not None:
+            self.config.auto_map = {
+                "AutoModel": "modeling_dytox.DyToxModel",
+                "AutoModelForImageClassification": "modeling_dytox.DyToxForImageClassification",
+            }
+        super().save_pretrained(save_directory, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.initializer_range
         if isinstance(module, DyToxEmbeddings):
             init.trunc_normal_(module.position_embeddings, std=std)
             _init_like_pytorch(module.patch_embeddings)
-        elif isinstance(module, DyToxClassifier):
-            _init_like_pytorch(module.linear)
-        elif isinstance(module, DyToxModel):
-            for task_token in module.task_tokens:
+        elif isinstance(module, DyToxClassifierLinear):
+            _init_like_pytorch(module)
+        elif isinstance(module, nn.ParameterList):
+            for task_token in module:
                 init.trunc_normal_(task_token, std=std)
         elif isinstance(module, DyToxGatedSelfAttention):
             self._init_gated_attention(module)

@@ -1,14 +1,9 @@
 """Fixtures for all rooms."""
 
-import os
 from pathlib import Path
 
 import pytest
 
-
-# Nothing in the tests may reach for the network; set before huggingface_hub is imported.
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
 
 ROOT = Path(__file__).parents[1]
 

@@ -45,7 +45,8 @@ class RunFolder:
             if overwrite:
                 self._clear()
             self.path.mkdir(parents=True, exist_ok=True)
-            self._check_same_recipe()
+            if not overwrite:
+                self._check_same_recipe()
             write_aside(self.path / RECIPE_FILE, _to_yaml(self.recipe))
             for leftover in self.path.glob(".step*.partial"):
                 shutil.rmtree(leftover)
@@ -159,10 +160,10 @@ class RunFolder:
 
 
 def recipe_of(arguments: Arguments, num_processes: int) -> dict[str, Any]:
-    """The options that decide the result, and the global batch they amount to."""
+    """The options that decide the result, as they would be for one process: only the global batch size matters."""
     options = arguments.optimization
     global_batch_size = options.per_device_train_batch_size * options.gradient_accumulation_steps * num_processes
-    return arguments.recipe() | {"global_batch_size": global_batch_size}
+    return arguments.recipe() | {"per_device_train_batch_size": global_batch_size, "gradient_accumulation_steps": 1}
 
 
 def publishable(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""The tests that `transformers` asks of each of its own models, on ours."""
+
+import unittest
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, MODEL_MAPPING_NAMES
+from transformers_tests.test_configuration_common import ConfigTester
+from transformers_tests.test_modeling_common import ModelTesterMixin, floats_tensor
+
+from modeling_dytox import DyToxConfig, DyToxForImageClassification, DyToxModel
+
+
+BATCH_SIZE = 5
+SIZES: dict[str, Any] = {
+    "image_size": 12,
+    "patch_size": 4,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 37,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def known_to_transformers() -> Iterator[None]:
+    """The suite finds out from these tables which class is the base model and which one takes labels."""
+    with (
+        patch.dict(MODEL_MAPPING_NAMES, dytox="DyToxModel"),
+        patch.dict(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, dytox="DyToxForImageClassification"),
+    ):
+        yield
+
+
+class DyToxModelTester:
+    """Makes the configuration and the inputs that the suite asks for."""
+
+    is_training = True
+    batch_size = BATCH_SIZE
+    hidden_size = SIZES["hidden_size"]
+    num_hidden_layers = SIZES["num_hidden_layers"]
+    num_attention_heads = SIZES["num_attention_heads"]
+    seq_length = (SIZES["image_size"] // SIZES["patch_size"]) ** 2
+
+    def __init__(self, class_ranges: list[list[int]] | None) -> None:
+        self.class_ranges = class_ranges
+
+    def get_config(self) -> DyToxConfig:
+        return DyToxConfig(**SIZES, class_ranges=self.class_ranges)
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[DyToxConfig, dict[str, torch.Tensor]]:
+        shape = [BATCH_SIZE, 3, SIZES["image_size"], SIZES["image_size"]]
+        return self.get_config(), {"pixel_values": floats_tensor(shape)}
+
+
+class DyToxModelTest(ModelTesterMixin, unittest.TestCase):
+    all_model_classes = (DyToxModel, DyToxForImageClassification)
+    # There is no vocabulary.
+    test_resize_embeddings = False
+    class_ranges: list[list[int]] | None = None
+
+    def setUp(self) -> None:
+        self.model_tester = DyToxModelTester(self.class_ranges)
+        self.config_tester = ConfigTester(self, config_class=DyToxConfig, has_text_modality=False, hidden_size=36)
+
+    def test_config(self) -> None:
+        self.config_tester.run_common_tests()
+
+    @unittest.skip(reason="DyTox takes images alone, there are no inputs_embeds.")
+    def test_inputs_embeds(self) -> None:
+        pass
+
+    def test_model_get_set_embeddings(self) -> None:
+        # The suite expects a table of word embeddings, here patches are embedded.
+        for model_class in self.all_model_classes:
+            model = model_class(self.model_tester.get_config())
+            self.assertIsInstance(model.get_input_embeddings(), nn.Conv2d)
+            self.assertIsNone(model.get_output_embeddings())
+
+
+class DyToxTwoStepsModelTest(DyToxModelTest):
+    """The same with the class ranges of two steps written out."""
+
+    class_ranges = [[0, 2], [2, 5]]
+
+    @unittest.skip(reason="It changes num_labels alone, which contradicts class ranges that are written out.")
+    def test_problem_types(self) -> None:
+        pass
+
+    @unittest.skip(reason="It changes num_labels alone, which contradicts class ranges that are written out.")
+    def test_can_load_ignoring_mismatched_shapes(self) -> None:
+        pass
