@@ -425,14 +425,14 @@ class DyToxPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": DyToxLayer, "attentions": DyToxSelfAttention}
     _input_embed_layer = "patch_embeddings"
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Saves as every model of `transformers`. The code saved beside the weights serves both Auto classes."""
         if self._auto_class is not None:
             self.config.auto_map = {
                 "AutoModel": "modeling_dytox.DyToxModel",
                 "AutoModelForImageClassification": "modeling_dytox.DyToxForImageClassification",
             }
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -1,8 +1,12 @@
 """Fixtures for all rooms."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file
 
 
 ROOT = Path(__file__).parents[1]
@@ -36,3 +40,25 @@ def tiny_options() -> dict[str, object]:
         "learning_rate_batch_size": 0,
         "num_workers": 0,
     }
+
+
+@pytest.fixture(scope="session")
+def run_content() -> Callable[[Path], dict[str, object]]:
+    """Reads all of a run that must not depend on how it was run: weights, configurations, memory and results."""
+    return _run_content
+
+
+def _run_content(output_dir: Path) -> dict[str, object]:
+    """Everything a run made that must not depend on how it was run: weights, memory and results."""
+    content: dict[str, object] = {}
+    for folder in sorted(output_dir.glob("step*")):
+        content[folder.name] = {
+            name: tensor.numpy().tobytes() for name, tensor in load_file(folder / "model.safetensors").items()
+        }
+        content[f"{folder.name}/config"] = (folder / "config.json").read_text()
+    for file in sorted((output_dir / "memory").glob("*.parquet")):
+        content[file.name] = pq.read_table(file).to_pydict()
+    results = json.loads((output_dir / "results.json").read_text())
+    for step in results["steps"]:
+        del step["train_seconds"]
+    return content | {"results": results}

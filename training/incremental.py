@@ -54,7 +54,7 @@ class IncrementalRun:
         accelerator (`Accelerator`): processes, device and precision.
 
     Raises:
-        InputError: something in the options or the data cannot be used; nothing was trained yet.
+        InputError: something in the options or the data cannot be used.
     """
 
     def __init__(self, arguments: Arguments, accelerator: Accelerator) -> None:
@@ -69,7 +69,6 @@ class IncrementalRun:
         self.memory = (
             make_memory(options.memory_size, num_classes, options.fixed_memory) if self.method.uses_memory else None
         )
-        check_images(self.scenario, accelerator)
         self.folder = RunFolder(Path(arguments.output.output_dir), recipe_of(arguments, accelerator.num_processes))
         self.processor = make_image_processor(arguments.model.image_size)
         log = RunLog(accelerator, self.folder.path)
@@ -83,9 +82,7 @@ class IncrementalRun:
 
     def run(self) -> None:
         """Learns every step that is not complete yet; saves and publishes each as it is."""
-        if self.accelerator.is_main_process:
-            self.folder.open(overwrite=self.arguments.output.overwrite_output_dir)
-        self.accelerator.wait_for_everyone()
+        self.prepare()
         model, results = self.resume()
         for step in self.scenario.steps[len(results.steps) :]:
             started = time.perf_counter()
@@ -94,6 +91,23 @@ class IncrementalRun:
             self.save(model, step, results)
             self.accelerator.print(f"\n{results.table()}\n")
             self.publish(step.number)
+
+    def prepare(self) -> None:
+        """
+        Checks what only a look at the folder, the Hub and the images can tell, before anything is trained.
+
+        Raises:
+            InputError: the folder holds another run, or an image cannot be read.
+            UserError: the Hub refuses.
+        """
+        output = self.arguments.output
+        if self.accelerator.is_main_process:
+            if output.push_to_hub and output.hub_model_id:
+                preflight(output.hub_model_id, private=output.hub_private_repo)
+            self.folder.open(overwrite=output.overwrite_output_dir)
+        self.accelerator.wait_for_everyone()
+        check_images(self.scenario, self.accelerator)
+        self.accelerator.init_trackers("dytox", config=self.folder.recipe)
 
     def resume(self) -> tuple[DyToxForImageClassification | None, Results]:
         """The model, memory and results after the last complete step, or nothing learned yet."""
@@ -230,13 +244,9 @@ def main() -> None:
         output = arguments.output
         trackers = None if output.report_to == "none" else output.report_to
         accelerator = Accelerator(log_with=trackers, project_dir=output.output_dir)
-        if output.push_to_hub and output.hub_model_id and accelerator.is_main_process:
-            preflight(output.hub_model_id, private=output.hub_private_repo)
-        run = IncrementalRun(arguments, accelerator)
-        accelerator.init_trackers("dytox", config=arguments.recipe())
-        run.run()
+        IncrementalRun(arguments, accelerator).run()
         accelerator.end_training()
-    except (InputError, UserError) as error:
+    except (InputError, UserError, FloatingPointError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
 

@@ -124,19 +124,20 @@ class TrainingLoader:
     ) -> None:
         self.examples = examples
         self.batches = batches
-        self.keys: list[list[tuple[int, int]]] = []
+        self.keys = _EpochKeys()
         self.loader = DataLoader(
             _AugmentedImages(examples, transform),
-            batch_sampler=_Keys(self),
+            batch_sampler=self.keys,
             collate_fn=_stack,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
+            generator=torch.Generator(),
         )
 
     def epoch(self, *seed: int | str) -> Iterator[list[Batch]]:
         """The optimizer steps of the epoch that `seed` names, each a list of batches to accumulate."""
         steps = self.batches.epoch(derive_seed(*seed, "order"))
-        self.keys = [self._augmentation_keys(positions, seed) for step in steps for positions, _ in step]
+        self.keys.batches = [self._augmentation_keys(positions, seed) for step in steps for positions, _ in step]
         loaded = iter(self.loader)
         for step in steps:
             yield [replace(next(loaded), weight=weight) for _, weight in step]
@@ -150,17 +151,17 @@ class TrainingLoader:
         ]
 
 
-class _Keys:
-    """Hands the keys of the current epoch to the loader, which asks anew at each epoch."""
+class _EpochKeys:
+    """The keys of the current epoch, batch by batch: the loader asks anew at each epoch."""
 
-    def __init__(self, owner: TrainingLoader) -> None:
-        self.owner = owner
+    def __init__(self) -> None:
+        self.batches: list[list[tuple[int, int]]] = []
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter(self.owner.keys)
+        return iter(self.batches)
 
     def __len__(self) -> int:
-        return len(self.owner.keys)
+        return len(self.batches)
 
 
 def _stack(samples: Sequence[tuple[torch.Tensor, int]]) -> Batch:
@@ -184,5 +185,9 @@ def evaluation_batches(
     batches = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
     mine = batches[process_index::num_processes]
     return DataLoader(
-        _ProcessedImages(examples, processor), sampler=mine, batch_size=None, num_workers=min(num_workers, len(mine))
+        _ProcessedImages(examples, processor),
+        sampler=mine,
+        batch_size=None,
+        num_workers=min(num_workers, len(mine)),
+        generator=torch.Generator(),
     )

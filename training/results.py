@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.errors import InputError
 from training.metrics import average_incremental_accuracy, backward_transfer, forgetting, last_accuracy
 
 
@@ -67,11 +68,22 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> "Results":
-        """Reads what `write` wrote."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        steps = [StepResults(**step) for step in content["steps"]]
+        """
+        Reads what `write` wrote.
+
+        Raises:
+            InputError: the file is missing or damaged.
+        """
         own = ("dataset", "num_steps", "class_order", "seed", "method")
-        return cls(**{name: content[name] for name in own}, steps=steps)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            steps = [StepResults(**step) for step in content["steps"]]
+            return cls(**{name: content[name] for name in own}, steps=steps)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path} is no results.json of a run ({' '.join(str(error).split())}): restore the file, or start "
+                "anew with --overwrite_output_dir."
+            ) from error
 
     def table(self) -> str:
         """The steps as a table for the terminal."""

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
 
 from modeling_dytox import DyToxForImageClassification
 from training.arguments import Arguments, parse_arguments
@@ -17,6 +16,7 @@ from training.methods import METHODS
 
 
 MakeArguments = Callable[..., Arguments]
+RunContent = Callable[[Path], dict[str, object]]
 
 
 @pytest.fixture(params=list(METHODS))
@@ -37,22 +37,6 @@ def logits_of(model: DyToxForImageClassification) -> torch.Tensor:
     pixel_values = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return model.eval()(pixel_values).logits
-
-
-def content_of(output_dir: Path) -> dict[str, object]:
-    """Everything a run made that must not depend on how it was run: weights, memory and results."""
-    content: dict[str, object] = {}
-    for folder in sorted(output_dir.glob("step*")):
-        content[folder.name] = {
-            name: tensor.numpy().tobytes() for name, tensor in load_file(folder / "model.safetensors").items()
-        }
-        content[f"{folder.name}/config"] = (folder / "config.json").read_text()
-    for file in sorted((output_dir / "memory").glob("*.parquet")):
-        content[file.name] = pq.read_table(file).to_pydict()
-    results = json.loads((output_dir / "results.json").read_text())
-    for step in results["steps"]:
-        del step["train_seconds"]
-    return content | {"results": results}
 
 
 def test_growth_keeps_old_parameters_and_logits(method: str, make_arguments: MakeArguments) -> None:
@@ -133,7 +117,11 @@ def test_each_step_folder_holds_the_model_and_memory_of_its_step(
 
 
 def test_a_run_interrupted_between_steps_ends_as_if_it_was_not(
-    method: str, make_arguments: MakeArguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str,
+    make_arguments: MakeArguments,
+    run_content: RunContent,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     IncrementalRun(make_arguments(method=method, output_dir=tmp_path / "straight"), Accelerator()).run()
 
@@ -144,7 +132,7 @@ def test_a_run_interrupted_between_steps_ends_as_if_it_was_not(
         with pytest.raises(KeyboardInterrupt):
             run.run()
     IncrementalRun(arguments, Accelerator()).run()
-    assert content_of(tmp_path / "interrupted") == content_of(tmp_path / "straight")
+    assert run_content(tmp_path / "interrupted") == run_content(tmp_path / "straight")
 
 
 def interrupt_after(last_step: int) -> Callable[[int], None]:
@@ -155,8 +143,10 @@ def interrupt_after(last_step: int) -> Callable[[int], None]:
     return publish
 
 
-def test_same_seed_same_run_and_other_seed_other_run(make_arguments: MakeArguments, tmp_path: Path) -> None:
+def test_same_seed_same_run_and_other_seed_other_run(
+    make_arguments: MakeArguments, run_content: RunContent, tmp_path: Path
+) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         IncrementalRun(make_arguments(output_dir=tmp_path / name, seed=seed), Accelerator()).run()
-    assert content_of(tmp_path / "a") == content_of(tmp_path / "b")
-    assert content_of(tmp_path / "a")["step1"] != content_of(tmp_path / "c")["step1"]
+    assert run_content(tmp_path / "a") == run_content(tmp_path / "b")
+    assert run_content(tmp_path / "a")["step1"] != run_content(tmp_path / "c")["step1"]

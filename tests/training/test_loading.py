@@ -1,0 +1,296 @@
+"""Batches: who gets which image when, how much it counts, and how it is augmented."""
+
+import multiprocessing
+import random
+from collections import Counter
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PILImage
+from torchvision import transforms
+
+from training.arguments import Arguments
+from training.augmentation import make_image_processor, make_train_transform
+from training.examples import Examples
+from training.loading import Batch, TrainingBatches, TrainingLoader, evaluation_batches
+
+
+# Examples of an epoch, and images of a batch on a process.
+SIZES = list(product((1, 2, 3, 7, 31, 64, 97, 200), (1, 2, 3, 8, 16)))
+# Accumulation, processes, even sizes.
+SHARES = list(product((1, 2, 3), (1, 2, 3), (False, True)))
+
+
+def epoch_of_all(
+    num_examples: int, batch_size: int, accumulation: int, num_processes: int, even: bool, seed: int = 0
+) -> list[list[list[tuple[np.ndarray, float]]]]:
+    """The epoch as it is shared out: for each optimizer step and process, its batches and their weights."""
+    global_batch_size = batch_size * accumulation * num_processes
+    of_process = [
+        TrainingBatches(num_examples, global_batch_size, accumulation, process, num_processes, even).epoch(seed)
+        for process in range(num_processes)
+    ]
+    return [list(step) for step in zip(*of_process, strict=True)]
+
+
+def positions_of(step: list[list[tuple[np.ndarray, float]]]) -> list[int]:
+    return [int(position) for batches in step for positions, _ in batches for position in positions]
+
+
+@pytest.mark.parametrize(("accumulation", "num_processes", "even"), SHARES)
+def test_an_epoch_uses_every_example_once(accumulation: int, num_processes: int, even: bool) -> None:
+    smallest = (2 if even else 1) * accumulation * num_processes
+    for num_examples, batch_size in SIZES:
+        steps = epoch_of_all(num_examples, batch_size, accumulation, num_processes, even)
+        counts = Counter(position for step in steps for position in positions_of(step))
+        num_used = num_examples - (num_examples % 2 if even else 0)
+        if num_used >= smallest:
+            assert set(counts.values()) == {1}
+            assert len(counts) == num_used
+        else:
+            # Too few for one batch everywhere: repeated, as evenly as can be.
+            assert counts.total() == smallest
+            times = [counts[position] for position in range(num_examples)]
+            assert sum(times) == smallest
+            assert max(times) - min(times) <= 1
+
+
+@pytest.mark.parametrize(("accumulation", "num_processes", "even"), SHARES)
+def test_no_batch_is_empty_and_all_are_of_nearly_one_size(accumulation: int, num_processes: int, even: bool) -> None:
+    unit = 2 if even else 1
+    for num_examples, batch_size in SIZES:
+        steps = epoch_of_all(num_examples, batch_size, accumulation, num_processes, even)
+        sizes = [[len(batch) for batches in step for batch, _ in batches] for step in steps]
+        for step in sizes:
+            assert len(step) == accumulation * num_processes
+            assert min(step) >= unit
+            assert max(step) - min(step) <= unit
+            assert all(size % unit == 0 for size in step)
+        totals = [sum(step) for step in sizes]
+        assert max(totals) - min(totals) <= unit
+
+
+@pytest.mark.parametrize(("accumulation", "num_processes", "even"), SHARES)
+def test_an_optimizer_step_is_no_larger_than_the_global_batch(
+    accumulation: int, num_processes: int, even: bool
+) -> None:
+    # Batches of one image, or of one pair, leave no room to share out a rest: those steps may be larger.
+    for num_examples, batch_size in (sizes for sizes in SIZES if sizes[1] >= (4 if even else 2)):
+        for step in epoch_of_all(num_examples, batch_size, accumulation, num_processes, even):
+            assert len(positions_of(step)) <= batch_size * accumulation * num_processes
+
+
+@pytest.mark.parametrize(("accumulation", "num_processes", "even"), SHARES)
+def test_weighted_means_of_the_batches_make_the_mean_of_the_optimizer_step(
+    accumulation: int, num_processes: int, even: bool
+) -> None:
+    for num_examples, batch_size in SIZES:
+        losses = np.random.default_rng(1).normal(size=num_examples)
+        for step in epoch_of_all(num_examples, batch_size, accumulation, num_processes, even):
+            assert sum(weight for batches in step for _, weight in batches) == pytest.approx(num_processes)
+            accumulated = [sum(weight * losses[batch].mean() for batch, weight in batches) for batches in step]
+            # Processes average their gradients.
+            assert np.mean(accumulated) == pytest.approx(losses[positions_of(step)].mean())
+
+
+@pytest.mark.parametrize("num_examples", [24, 25, 47, 48, 100, 1000])
+@pytest.mark.parametrize("even", [False, True])
+def test_a_step_sees_the_same_images_on_any_number_of_processes_and_rounds(num_examples: int, even: bool) -> None:
+    alone = epoch_of_all(num_examples, 24, 1, 1, even)
+    expected = [Counter(positions_of(step)) for step in alone]
+    for accumulation, num_processes in product((1, 2, 3), (1, 2, 3, 6)):
+        batch_size, rest = divmod(24, accumulation * num_processes)
+        if rest or batch_size < (4 if even else 2):
+            continue
+        steps = epoch_of_all(num_examples, batch_size, accumulation, num_processes, even)
+        assert [Counter(positions_of(step)) for step in steps] == expected
+
+
+@pytest.mark.parametrize("even", [False, True])
+def test_epochs_are_shuffled_by_their_seed_alone(even: bool) -> None:
+    def order(seed: int) -> list[int]:
+        return [position for step in epoch_of_all(101, 8, 2, 2, even, seed) for position in positions_of(step)]
+
+    assert order(3) == order(3)
+    assert order(3) != order(4)
+    assert order(3) != sorted(order(3))
+
+
+def test_under_even_every_example_is_left_out_at_some_time() -> None:
+    used = [
+        {position for step in epoch_of_all(7, 4, 1, 1, True, seed) for position in positions_of(step)}
+        for seed in range(60)
+    ]
+    left_out = set().union(*(set(range(7)) - epoch for epoch in used))
+    assert left_out == set(range(7))
+
+
+# Loading.
+
+
+@pytest.fixture
+def examples(make_examples: Callable[..., Examples], noise_image: Callable[..., PILImage.Image]) -> Examples:
+    """Twenty-one images of noise; their rows in the data set are not their positions."""
+    images = [noise_image(seed) for seed in range(21)]
+    return make_examples(images, labels=[seed % 4 for seed in range(21)], source_indices=[7 * s for s in range(21)])
+
+
+@pytest.fixture
+def augment(make_arguments: Callable[..., Arguments]) -> Callable[[PILImage.Image], torch.Tensor]:
+    """The default augmentation: crop, flip and RandAugment."""
+    return make_train_transform(make_arguments().optimization, 16)
+
+
+def load_epoch(
+    examples: Examples,
+    transform: Callable[[PILImage.Image], torch.Tensor],
+    seed: tuple[int | str, ...] = (0, 1),
+    num_workers: int = 0,
+    num_processes: int = 1,
+    accumulation: int = 1,
+    batch_size: int = 4,
+) -> list[list[Batch]]:
+    """The optimizer steps of an epoch, each with the batches of all processes."""
+    of_process = []
+    for process in range(num_processes):
+        batches = TrainingBatches(
+            len(examples), batch_size * num_processes * accumulation, accumulation, process, num_processes
+        )
+        of_process.append(list(TrainingLoader(examples, transform, batches, num_workers).epoch(*seed)))
+    return [[batch for batches in step for batch in batches] for step in zip(*of_process, strict=True)]
+
+
+def images_of(batches: list[Batch]) -> dict[bytes, int]:
+    """The images of the batches with their labels."""
+    found: dict[bytes, int] = {}
+    for batch in batches:
+        for image, label in zip(batch.images, batch.labels, strict=True):
+            found[image.numpy().tobytes()] = int(label)
+    return found
+
+
+def test_images_arrive_with_their_labels(
+    examples: Examples, augment: Callable[[PILImage.Image], torch.Tensor]
+) -> None:
+    steps = load_epoch(examples, transforms.PILToTensor())
+    expected = {
+        np.asarray(examples.image(position)).transpose(2, 0, 1).tobytes(): int(examples.labels[position])
+        for position in range(len(examples))
+    }
+    assert images_of(sum(steps, [])) == expected
+    assert sum(len(batch.images) for step in steps for batch in step) == len(examples)
+    assert all(batch.images.dtype == torch.uint8 for step in steps for batch in step)
+
+
+def test_workers_make_the_same_batches(examples: Examples, augment: Callable[[PILImage.Image], torch.Tensor]) -> None:
+    alone, with_workers = (load_epoch(examples, augment, num_workers=count) for count in (0, 2))
+    assert len(alone) == len(with_workers)
+    for mine, theirs in zip(alone, with_workers, strict=True):
+        for batch, other in zip(mine, theirs, strict=True):
+            assert torch.equal(batch.images, other.images)
+            assert torch.equal(batch.labels, other.labels)
+            assert batch.weight == other.weight
+
+
+@pytest.mark.parametrize(("num_processes", "accumulation", "batch_size"), [(2, 1, 4), (1, 2, 4), (2, 2, 2), (4, 1, 2)])
+def test_processes_and_rounds_augment_an_image_alike(
+    examples: Examples,
+    augment: Callable[[PILImage.Image], torch.Tensor],
+    num_processes: int,
+    accumulation: int,
+    batch_size: int,
+) -> None:
+    alone = load_epoch(examples, augment, batch_size=8)
+    shared = load_epoch(
+        examples, augment, num_processes=num_processes, accumulation=accumulation, batch_size=batch_size
+    )
+    assert len(shared) == len(alone)
+    for mine, theirs in zip(shared, alone, strict=True):
+        assert images_of(mine) == images_of(theirs)
+
+
+def test_the_augmentation_follows_from_seed_epoch_and_row_alone(
+    examples: Examples, augment: Callable[[PILImage.Image], torch.Tensor]
+) -> None:
+    whole = images_of(sum(load_epoch(examples, augment, (5, 2)), []))
+    assert images_of(sum(load_epoch(examples, augment, (5, 2)), [])) == whole
+    # The place of an image among others does not matter.
+    some = examples.select([17, 3, 4])
+    assert images_of(sum(load_epoch(some, augment, (5, 2)), [])).keys() <= whole.keys()
+    for other in ((6, 2), (5, 3)):
+        assert len(images_of(sum(load_epoch(examples, augment, other), [])).keys() & whole.keys()) < 3
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_loader_serves_one_epoch_after_another(
+    examples: Examples, augment: Callable[[PILImage.Image], torch.Tensor], num_workers: int
+) -> None:
+    loader = TrainingLoader(examples, augment, TrainingBatches(len(examples), 8), num_workers)
+    for epoch in range(3):
+        expected = load_epoch(examples, augment, (0, epoch), batch_size=8)
+        for mine, theirs in zip(loader.epoch(0, epoch), expected, strict=True):
+            assert torch.equal(mine[0].images, theirs[0].images)
+
+
+def test_workers_end_with_their_loader(examples: Examples, augment: Callable[[PILImage.Image], torch.Tensor]) -> None:
+    before = set(multiprocessing.active_children())
+    loader = TrainingLoader(examples, augment, TrainingBatches(len(examples), 8), 2)
+    assert list(loader.epoch(0, 1))
+    assert len(set(multiprocessing.active_children()) - before) == 2
+    del loader
+    # At once, not when Python comes to collect garbage: a phase follows a phase.
+    assert set(multiprocessing.active_children()) <= before
+
+
+@pytest.fixture
+def random_streams() -> Callable[[], dict[str, int]]:
+    """Reads where the random streams that training draws from are."""
+    return lambda: {
+        "python": hash(random.getstate()),
+        "numpy": hash(str(np.random.get_state())),
+        "torch": hash(torch.get_rng_state().numpy().tobytes()),
+    }
+
+
+def test_loading_leaves_the_random_streams_of_the_process_alone(
+    examples: Examples,
+    augment: Callable[[PILImage.Image], torch.Tensor],
+    random_streams: Callable[[], dict[str, int]],
+) -> None:
+    before = random_streams()
+    assert load_epoch(examples, augment)
+    assert list(evaluation_batches(examples, make_image_processor(16), 4, 0))
+    assert random_streams() == before
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 5])
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 30])
+def test_evaluation_reads_every_image_once_over_all_processes(
+    examples: Examples, num_processes: int, batch_size: int
+) -> None:
+    processor = make_image_processor(16)
+    rounds = [
+        list(evaluation_batches(examples, processor, batch_size, 0, process, num_processes))
+        for process in range(num_processes)
+    ]
+    dealt = [
+        rounds[process][turn]
+        for turn in range(max(map(len, rounds)))
+        for process in range(num_processes)
+        if turn < len(rounds[process])
+    ]
+    images = torch.cat([batch.images for batch in dealt])
+    expected = processor(images=[examples.image(i) for i in range(len(examples))], return_tensors="pt")["pixel_values"]
+    assert torch.equal(images, expected)
+    assert torch.cat([batch.labels for batch in dealt]).tolist() == examples.labels.tolist()
+
+
+def test_evaluation_with_workers_is_the_same(examples: Examples) -> None:
+    processor = make_image_processor(16)
+    alone, with_workers = (list(evaluation_batches(examples, processor, 5, count)) for count in (0, 2))
+    for batch, other in zip(alone, with_workers, strict=True):
+        assert torch.equal(batch.images, other.images)
+        assert torch.equal(batch.labels, other.labels)
