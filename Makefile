@@ -12,7 +12,6 @@ test: $(INSTALLED) test-transformers  ## all tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile tests --ignore=tests/transformers_suite
 
 test-transformers: $(INSTALLED)  ## transformers' own tests of a model, on ours
-	$(PYTHON) tests/transformers_suite/fetch.py
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 -q tests/transformers_suite
 
 quality: $(INSTALLED)  ## lint, format and types
@@ -28,6 +27,7 @@ $(INSTALLED): pyproject.toml
 	test -d $(VENV) || python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --upgrade pip
 	$(PYTHON) -m pip install --quiet --editable ".[dev]"
+	$(PYTHON) tests/transformers_suite/fetch.py
 	touch $@
 
 clean:

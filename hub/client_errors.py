@@ -4,7 +4,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    StrictDataclassError,
+)
 
 from hub.errors import PublishError, UserError
 from hub.text import printable
@@ -31,7 +37,7 @@ def one_line_errors(doing: str, repo_id: str, token: str | None = None) -> Itera
         yield
     except UserError:
         raise
-    except (*CLIENT_ERRORS, ValueError) as error:
+    except (*CLIENT_ERRORS, ValueError, StrictDataclassError) as error:
         reason = _reason(error, repo_id)
         raise PublishError(f"cannot {doing}: {_without_tokens(reason, token)}") from None
 

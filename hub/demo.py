@@ -28,8 +28,10 @@ def local_hub(folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "hub.local_server", str(folder)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        assert server.stdout is not None
-        yield server.stdout.readline().strip()
+        endpoint = server.stdout.readline().strip() if server.stdout else ""
+        if not endpoint:
+            sys.exit(f"error: the Hub in {folder} did not start: stop what serves it, or choose another --folder.")
+        yield endpoint
     finally:
         server.terminate()
         server.wait()
@@ -51,7 +53,8 @@ def run(folder: Path) -> None:
     """Trains, publishes and walks through the revisions; a second call resumes and finds everything done."""
     with local_hub(folder / "hub") as endpoint:
         # An empty cache and the Hub in the folder: nothing of the user's own Hub is touched.
-        environment = os.environ | {
+        own = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        environment = own | {
             "HF_ENDPOINT": endpoint,
             "HF_HOME": str(folder / "cache"),
             "HF_HUB_DISABLE_XET": "1",

@@ -17,21 +17,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from . import local_content, local_revisions, local_routes, local_transfers, local_xet
-from .local_accounts import Accounts
-from .local_http import CHUNK_BYTES, Body, FileRange, HubError, Request, Response
-from .local_store import Store
-from .local_xet import is_loopback
+from hub.local import content, revisions, routes, transfers, xet
+from hub.local.accounts import Accounts
+from hub.local.http import CHUNK_BYTES, Body, FileRange, HubError, Request, Response
+from hub.local.store import Store
+from hub.local.xet import is_loopback
 
 
 logger = logging.getLogger(__name__)
 
 _ROUTERS = (
-    local_routes.router,
-    local_revisions.router,
-    local_content.router,
-    local_transfers.router,
-    local_xet.router,
+    routes.router,
+    revisions.router,
+    content.router,
+    transfers.router,
+    xet.router,
 )
 
 

@@ -163,7 +163,7 @@ class DyToxConfig(PreTrainedConfig):
                 if len(class_range) != 2 or class_range[0] != expected_start or class_range[1] <= class_range[0]:
                     raise ValueError(
                         f"class_ranges={self.class_ranges} is not a sequence of [start, stop) ranges that follow one "
-                        f"another from 0: {list(class_range)} should start at {expected_start} and hold at least one "
+                        f"another from 0: let {list(class_range)} start at {expected_start} and hold at least one "
                         "class."
                     )
                 expected_start = class_range[1]
@@ -173,7 +173,7 @@ class DyToxConfig(PreTrainedConfig):
         if self.num_task_tokens != len(self.step_class_ranges):
             raise ValueError(
                 f"num_task_tokens={self.num_task_tokens} but class_ranges={self.class_ranges} holds "
-                f"{len(self.step_class_ranges)} step(s): there is one task token a step."
+                f"{len(self.step_class_ranges)} step(s): give one task token a step, or leave num_task_tokens out."
             )
 
     def _validate_labels(self, num_classes: int) -> None:

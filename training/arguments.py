@@ -100,6 +100,9 @@ class OptimizationArguments:
         "'pad' crops from the zero-padded image, 'resize' crops a random area and resizes it, 'none' neither.", "pad"
     )
     horizontal_flip: bool = option("Mirror half of the training images.", True)
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = option(
+        "Precision of forward and backward passes. By default the one that accelerate is configured for."
+    )
     num_workers: int = option("Processes that load images, for each training process; 0 loads in the process.", 2)
     seed: int = option("Seed of everything that is random.", 0)
 

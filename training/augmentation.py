@@ -97,10 +97,11 @@ def _keep_a_bit(level_fn: Callable[[float, dict], tuple[int]], level: float, set
 
 class Normalizer:
     """
-    Turns uint8 pixels into `pixel_values` on the device of the pixels, as the image processor would.
+    Turns uint8 pixels into `pixel_values`, as the image processor would.
 
     Args:
         processor (`ViTImageProcessor`): gives mean and standard deviation of each channel, in 0..1.
+        device (`torch.device`): where the pixels are.
     """
 
     def __init__(self, processor: ViTImageProcessor, device: torch.device) -> None:
@@ -130,7 +131,7 @@ def make_mixup(method: MethodArguments, num_classes: int) -> Mixup | None:
 def check_model_fits(model: ModelArguments) -> None:
     """
     Raises:
-        InputError: the padded crop or the patches do not fit the image size.
+        InputError: the patches do not fill the image, or the heads do not share the width equally.
     """
     if model.patch_size < 1 or model.image_size < model.patch_size or model.image_size % model.patch_size:
         raise InputError(

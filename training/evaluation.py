@@ -83,9 +83,8 @@ class Evaluator:
             self.accelerator.num_processes,
         )
         for batch in loader:
-            with self.accelerator.autocast():
-                outputs = forward(batch.images.to(self.accelerator.device, non_blocking=True))
-            yield outputs.float().cpu().numpy()
+            # In the precision of the weights, whatever training used: what is measured is what is published.
+            yield forward(batch.images.to(self.accelerator.device, non_blocking=True)).cpu().numpy()
 
 
 def summarize(logits: np.ndarray, labels: np.ndarray, step_of_example: np.ndarray) -> Evaluation:

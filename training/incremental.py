@@ -6,9 +6,10 @@ Learns the classes of a data set step by step and publishes the model of each st
 The same command again resumes the run after the last complete step.
 """
 
-import copy
 import sys
 import time
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 
@@ -17,7 +18,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from datasets import disable_progress_bars
 from transformers.utils import logging
 
@@ -69,10 +70,13 @@ class IncrementalRun:
         self.memory = (
             make_memory(options.memory_size, num_classes, options.fixed_memory) if self.method.uses_memory else None
         )
-        self.folder = RunFolder(Path(arguments.output.output_dir), recipe_of(arguments, accelerator.num_processes))
+        recipe = recipe_of(arguments, accelerator.num_processes, accelerator.mixed_precision)
+        self.folder = RunFolder(Path(arguments.output.output_dir), recipe)
+        self.num_published = 0
         self.processor = make_image_processor(arguments.model.image_size)
-        log = RunLog(accelerator, self.folder.path)
-        self.trainer = PhaseTrainer(accelerator, arguments, self.method, self.processor, log)
+        self.log = RunLog(accelerator, self.folder.path)
+        num_steps = len(self.scenario.steps)
+        self.trainer = PhaseTrainer(accelerator, arguments, self.method, self.processor, self.log, num_steps)
         self.evaluator = Evaluator(
             accelerator,
             self.processor,
@@ -87,8 +91,10 @@ class IncrementalRun:
         for step in self.scenario.steps[len(results.steps) :]:
             started = time.perf_counter()
             model = self.learn(model, step)
-            results.steps.append(self.evaluate(model, step, time.perf_counter() - started))
+            measured = self.evaluate(model, step, time.perf_counter() - started)
+            results.steps.append(measured)
             self.save(model, step, results)
+            self.log.write(asdict(measured))
             self.accelerator.print(f"\n{results.table()}\n")
             self.publish(step.number)
 
@@ -107,11 +113,13 @@ class IncrementalRun:
             self.folder.open(overwrite=output.overwrite_output_dir)
         self.accelerator.wait_for_everyone()
         check_images(self.scenario, self.accelerator)
-        self.accelerator.init_trackers("dytox", config=self.folder.recipe)
+        config = {name: str(value) for name, value in publishable(self.folder.recipe).items()}
+        self.accelerator.init_trackers("dytox", config=config)
 
     def resume(self) -> tuple[DyToxForImageClassification | None, Results]:
         """The model, memory and results after the last complete step, or nothing learned yet."""
         last = self.folder.last_step()
+        self.log.resume_after(last)
         if last == 0:
             return None, Results(
                 dataset=publishable(self.folder.recipe)["dataset_name"],
@@ -120,18 +128,16 @@ class IncrementalRun:
                 seed=self.seed,
                 method=self.method.name,
             )
-        for step in range(1, last + 1):
-            self.publish(step)
         self.accelerator.print(f"{self.folder.path} holds {last} of {len(self.scenario.steps)} steps.")
         if self.memory is not None:
             self.memory.load(self.folder.memory_file(last))
-        loaded = DyToxForImageClassification.from_pretrained(
-            self.folder.step_folder(last), attn_implementation=self.arguments.model.attn_implementation
-        )
-        # Tensors of a memory-mapped file lie at odd addresses, where sums round otherwise than in the run before.
-        model = copy.deepcopy(loaded)
+        model = self.folder.load_model(last, self.arguments.model.attn_implementation)
         model.to(self.accelerator.device)
-        return model, self.folder.results_after(last)
+        results = self.folder.results_after(last)
+        if self.accelerator.is_main_process:
+            self.folder.save_results(results)
+        self.publish(last)
+        return model, results
 
     def learn(self, model: DyToxForImageClassification | None, step: Step) -> DyToxForImageClassification:
         """Grows the model by a step, trains its phases and renews the memory."""
@@ -214,40 +220,55 @@ class IncrementalRun:
             )
         self.accelerator.wait_for_everyone()
 
-    def publish(self, step: int) -> None:
-        """Publishes a step folder; a failure is reported and never stops the training."""
+    def publish(self, last_step: int) -> None:
+        """Publishes the steps that are not yet, in order; a failure is reported and never stops the training."""
         output = self.arguments.output
         if not output.push_to_hub or not self.accelerator.is_main_process or output.hub_model_id is None:
             return
-        try:
-            published = publish_step(
-                self.folder.step_folder(step),
-                output.hub_model_id,
-                private=output.hub_private_repo,
-                overwrite_revisions=output.overwrite_revisions,
-            )
-        except UserError as error:
-            logger.warning(
-                f"Step {step} is not published: {error} Training goes on; publish later with: python -m hub.publish "
-                f"{self.folder.path} --hub_model_id {output.hub_model_id}"
-            )
-            return
-        self.accelerator.print(f"Step {step} is {output.hub_model_id} at revision {published.tag}.")
+        for step in range(self.num_published + 1, last_step + 1):
+            try:
+                published = publish_step(
+                    self.folder.step_folder(step),
+                    output.hub_model_id,
+                    private=output.hub_private_repo,
+                    overwrite_revisions=output.overwrite_revisions,
+                )
+            except UserError as error:
+                logger.warning(
+                    f"Step {step} is not published: {error}. Training goes on; the next step tries again, or: "
+                    f"python -m hub.publish {self.folder.path} --hub_model_id {output.hub_model_id}"
+                )
+                return
+            self.num_published = step
+            self.accelerator.print(f"Step {step} is {output.hub_model_id} at revision {published.tag}.")
+
+
+def make_accelerator(arguments: Arguments) -> Accelerator:
+    """Processes, device, precision and tracker of the run."""
+    trackers = None if arguments.output.report_to == "none" else arguments.output.report_to
+    # Processes wait for the one that publishes, however slow the Hub is.
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
+    return Accelerator(
+        log_with=trackers,
+        project_dir=arguments.output.output_dir,
+        mixed_precision=arguments.optimization.mixed_precision,
+        kwargs_handlers=[patience],
+    )
 
 
 def main() -> None:
     """Runs the script; bad input ends it with one line and exit status 2."""
+    disable_progress_bars()
+    logging.disable_progress_bar()
     try:
-        disable_progress_bars()
-        logging.disable_progress_bar()
         arguments = parse_arguments()
-        output = arguments.output
-        trackers = None if output.report_to == "none" else output.report_to
-        accelerator = Accelerator(log_with=trackers, project_dir=output.output_dir)
+        accelerator = make_accelerator(arguments)
         IncrementalRun(arguments, accelerator).run()
         accelerator.end_training()
     except (InputError, UserError, FloatingPointError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        # An error of a worker process comes with the worker's traceback: its last line is the error.
+        message = str(error).splitlines()[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")
+        sys.stderr.write(f"error: {message}\n")
         sys.exit(2)
 
 

@@ -1,7 +1,7 @@
 """Batches: which images, in which order, on which process, and their augmentation, all by name of the draw."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ from training.examples import Examples
 from training.seeding import derive_seed, isolated_randomness
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """
+    Images of one forward pass.
+
     Args:
         images (`torch.Tensor`): `(B, 3, height, width)`; uint8 pixels in training, `pixel_values` in evaluation.
         labels (`torch.Tensor`): `(B,)` label ids.
@@ -132,6 +133,7 @@ class TrainingLoader:
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             generator=torch.Generator(),
+            pin_memory=torch.cuda.is_available(),
         )
 
     def epoch(self, *seed: int | str) -> Iterator[list[Batch]]:
@@ -140,7 +142,7 @@ class TrainingLoader:
         self.keys.batches = [self._augmentation_keys(positions, seed) for step in steps for positions, _ in step]
         loaded = iter(self.loader)
         for step in steps:
-            yield [replace(next(loaded), weight=weight) for _, weight in step]
+            yield [next(loaded)._replace(weight=weight) for _, weight in step]
 
     def _augmentation_keys(self, positions: np.ndarray, seed: Sequence[int | str]) -> list[tuple[int, int]]:
         # Keyed by the image, not by its place in the batch: the same on any number of processes.
@@ -190,4 +192,5 @@ def evaluation_batches(
         batch_size=None,
         num_workers=min(num_workers, len(mine)),
         generator=torch.Generator(),
+        pin_memory=torch.cuda.is_available(),
     )

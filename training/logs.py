@@ -1,10 +1,18 @@
-"""What a run writes down while it trains: `log.jsonl`, and a tracker if one is asked for."""
+"""What a run shows and writes down while it trains: progress bars, `log.jsonl`, and a tracker if one is asked for."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+
+def progress_bar(accelerator: Accelerator, items: Iterable[Any] | None = None, **options: Any) -> tqdm:
+    """A bar that shows on the main process alone, and only in a terminal; `options` are those of `tqdm`."""
+    disable = None if accelerator.is_main_process else True
+    return tqdm(items, disable=disable, leave=False, dynamic_ncols=True, **options)
 
 
 class RunLog:
@@ -21,8 +29,19 @@ class RunLog:
         self.path = output_dir / "log.jsonl"
         self.num_records = 0
 
+    def resume_after(self, last_step: int) -> None:
+        """Goes on after the records of the last complete step; those of a step that broke off are dropped."""
+        if not self.accelerator.is_main_process or not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= last_step]
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        partial.replace(self.path)
+        self.num_records = len(kept)
+
     def write(self, record: dict[str, Any]) -> None:
-        """Adds one record of numbers and names."""
+        """Adds one record of numbers and names; `step` tells the step it belongs to."""
         if not self.accelerator.is_main_process:
             return
         with self.path.open("a", encoding="utf-8") as file:

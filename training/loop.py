@@ -21,7 +21,7 @@ from training.augmentation import Normalizer, make_mixup, make_train_transform
 from training.errors import InputError
 from training.examples import Examples
 from training.loading import Batch, TrainingBatches, TrainingLoader
-from training.logs import RunLog
+from training.logs import RunLog, progress_bar
 from training.losses import one_hot_targets
 from training.methods import Learner, Method, Phase
 from training.scenario import Step
@@ -38,6 +38,7 @@ class PhaseTrainer:
         method (`Method`): gives the loss.
         processor (`ViTImageProcessor`): gives the normalisation.
         log (`RunLog`): takes the losses of each epoch.
+        num_steps (`int`): steps of the run, for the progress bar.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class PhaseTrainer:
         method: Method,
         processor: ViTImageProcessor,
         log: RunLog,
+        num_steps: int,
     ) -> None:
         self.accelerator = accelerator
+        self.num_steps = num_steps
         self.options = arguments.optimization
         self.method_options = arguments.method
         self.method = method
@@ -80,7 +83,13 @@ class PhaseTrainer:
         prepared, optimizer = self.accelerator.prepare(learner, optimizer)
         mixup = make_mixup(self.method_options, step.num_seen_classes)
         loader = self._loader(examples, even=mixup is not None)
-        for epoch in self._epochs(step, phase):
+        progress = progress_bar(
+            self.accelerator, total=phase.epochs * loader.batches.num_optimizer_steps, unit="optimizer step"
+        )
+        for epoch in range(phase.epochs):
+            progress.set_description(
+                f"step {step.number}/{self.num_steps}, {phase.name}, epoch {epoch + 1}/{phase.epochs}", refresh=False
+            )
             seed_everything(
                 self.options.seed, step.number, phase.name, epoch, process_index=self.accelerator.process_index
             )
@@ -89,8 +98,9 @@ class PhaseTrainer:
             train_mode_except_frozen(prepared)
             started = time.perf_counter()
             batches = loader.epoch(self.options.seed, step.number, phase.name, epoch)
-            losses = self._epoch(prepared, optimizer, batches, step, mixup)
+            losses = self._epoch(prepared, optimizer, batches, step, mixup, progress)
             self._report(losses, step, phase, epoch, optimizer.param_groups[0]["lr"], len(examples), started)
+        progress.close()
         # The accelerator would otherwise keep the learner and its optimizer for the rest of the run.
         self.accelerator.free_memory()
         model.requires_grad_(True)
@@ -122,16 +132,6 @@ class PhaseTrainer:
         )
         return TrainingLoader(examples, self.transform, batches, self.options.num_workers)
 
-    def _epochs(self, step: Step, phase: Phase) -> Iterator[int]:
-        yield from tqdm(
-            range(phase.epochs),
-            desc=f"step {step.number}, {phase.name}",
-            unit="epoch",
-            disable=not self.accelerator.is_local_main_process,
-            leave=False,
-            dynamic_ncols=True,
-        )
-
     def _epoch(
         self,
         learner: nn.Module,
@@ -139,6 +139,7 @@ class PhaseTrainer:
         steps: Iterator[list[Batch]],
         step: Step,
         mixup: Mixup | None,
+        progress: tqdm,
     ) -> dict[str, float]:
         """Trains one epoch; returns the mean of each term of the loss over its optimizer steps and processes."""
         sums: dict[str, Tensor] = {}
@@ -153,6 +154,7 @@ class PhaseTrainer:
                     sums[name] = sums.get(name, 0) + batch.weight * term.detach()
             optimizer.step()
             optimizer.zero_grad()
+            progress.update()
             count += 1
         means = self.accelerator.reduce(torch.stack(list(sums.values())) / count, reduction="mean")
         return dict(zip(sums, means.tolist(), strict=True))

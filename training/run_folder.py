@@ -1,5 +1,6 @@
 """The folder of a run: one complete folder a step, the memory after each step, and what was asked for."""
 
+import copy
 import os
 import re
 import shutil
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import ViTImageProcessor
 
 from modeling_dytox import DyToxForImageClassification
@@ -94,8 +97,29 @@ class RunFolder:
             results.write(folder / RESULTS_FILE)
             write_aside(folder / RECIPE_FILE, _to_yaml(publishable(self.recipe)))
             finish(folder)
-        results.write(self.path / RESULTS_FILE)
+        self.save_results(results)
         return self.step_folder(step)
+
+    def save_results(self, results: Results) -> None:
+        """Renews `results.json` of the run."""
+        results.write(self.path / RESULTS_FILE)
+
+    def load_model(self, step: int, attn_implementation: str) -> DyToxForImageClassification:
+        """
+        The model of a complete step, to go on from.
+
+        Raises:
+            InputError: the folder is damaged.
+        """
+        folder = self.step_folder(step)
+        try:
+            model = DyToxForImageClassification.from_pretrained(folder, attn_implementation=attn_implementation)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+            raise InputError(
+                f"{folder} cannot be loaded ({' '.join(str(error).split())}): delete it to learn step {step} again."
+            ) from error
+        # Tensors of a memory-mapped file lie at odd addresses, where sums round otherwise than in the run before.
+        return copy.deepcopy(model)
 
     @contextmanager
     def _written_aside(self, final: Path) -> Iterator[Path]:
@@ -159,11 +183,12 @@ class RunFolder:
                 entry.unlink()
 
 
-def recipe_of(arguments: Arguments, num_processes: int) -> dict[str, Any]:
+def recipe_of(arguments: Arguments, num_processes: int, mixed_precision: str) -> dict[str, Any]:
     """The options that decide the result, as they would be for one process: only the global batch size matters."""
     options = arguments.optimization
     global_batch_size = options.per_device_train_batch_size * options.gradient_accumulation_steps * num_processes
-    return arguments.recipe() | {"per_device_train_batch_size": global_batch_size, "gradient_accumulation_steps": 1}
+    decided = {"per_device_train_batch_size": global_batch_size, "gradient_accumulation_steps": 1}
+    return arguments.recipe() | decided | {"mixed_precision": mixed_precision}
 
 
 def publishable(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from dulwich.objects import Commit, ObjectID
 
-from .local_git import GitRepository
-from .local_lfs import Pointer
+from hub.local.git import GitRepository
+from hub.local.lfs import Pointer
 
 
 Entry = dict[str, Any]

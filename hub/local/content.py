@@ -12,13 +12,13 @@ from urllib.parse import parse_qs
 from dulwich.ignore import IgnoreFilter, read_ignore_patterns
 from dulwich.objects import Commit
 
-from . import local_xet
-from .local_describe import add_last_commits, describe
-from .local_git import Files, GitRepository
-from .local_http import API, Body, HubError, Request, Response, Router, member, parse_object
-from .local_lfs import MAX_REGULAR_BYTES, Pointer, check_sha256, is_large
-from .local_names import check_path
-from .local_store import Repository, Store
+from hub.local import xet
+from hub.local.describe import add_last_commits, describe
+from hub.local.git import Files, GitRepository
+from hub.local.http import API, Body, HubError, Request, Response, Router, member, parse_object
+from hub.local.lfs import MAX_REGULAR_BYTES, Pointer, check_sha256, is_large
+from hub.local.names import check_path
+from hub.local.store import Repository, Store
 
 
 router = Router()
@@ -170,7 +170,7 @@ def _put_file(repository: Repository, git: GitRepository, files: Files, value: P
 def _put_large_file(repository: Repository, git: GitRepository, files: Files, value: Payload) -> None:
     path, oid = check_path(member(value, "path", str)), check_sha256(member(value, "oid", str))
     if repository.blobs.size(oid) is None:
-        local_xet.receive(repository, oid)
+        xet.receive(repository, oid)
     size = repository.blobs.size(oid)
     if size is None or size != value.get("size", size):
         raise HubError(400, f"{path!r}: LFS object {oid} of that size was not uploaded")

@@ -4,7 +4,7 @@ import re
 
 from dulwich.refs import Ref, check_ref_format
 
-from .local_http import HubError
+from hub.local.http import HubError
 
 
 REPO_TYPES = {"models": "model", "datasets": "dataset", "spaces": "space"}

@@ -5,12 +5,12 @@ from typing import Any
 
 from dulwich.objects import Commit, ObjectID
 
-from .local_card import card_metadata, card_problems
-from .local_describe import describe, format_date
-from .local_git import MAIN, GitRepository
-from .local_http import API, HubError, Request, Response, Router, member
-from .local_names import REPO_TYPES, check_repo_id
-from .local_store import Settings, Store, check_may_write
+from hub.local.card import card_metadata, card_problems
+from hub.local.describe import describe, format_date
+from hub.local.git import MAIN, GitRepository
+from hub.local.http import API, HubError, Request, Response, Router, member
+from hub.local.names import REPO_TYPES, check_repo_id
+from hub.local.store import Settings, Store, check_may_write
 
 
 router = Router()

@@ -14,8 +14,8 @@ from dulwich.objects import Blob, Commit, ObjectID, Tag, Tree
 from dulwich.refs import Ref
 from dulwich.repo import Repo
 
-from .local_http import HubError
-from .local_names import check_ref, encode
+from hub.local.http import HubError
+from hub.local.names import check_ref, encode
 
 
 MAIN = "main"

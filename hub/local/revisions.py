@@ -2,10 +2,10 @@
 
 from itertools import islice
 
-from .local_describe import describe_commit
-from .local_git import HEADS, MAIN, TAGS
-from .local_http import API, HubError, Request, Response, Router, member
-from .local_store import Store
+from hub.local.describe import describe_commit
+from hub.local.git import HEADS, MAIN, TAGS
+from hub.local.http import API, HubError, Request, Response, Router, member
+from hub.local.store import Store
 
 
 router = Router()

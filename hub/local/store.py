@@ -21,10 +21,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
-from .local_git import GitRepository
-from .local_http import Account, HubError
-from .local_lfs import DEFAULT_GITATTRIBUTES, BlobStore
-from .local_names import REPO_TYPES, check_repo_id
+from hub.local.git import GitRepository
+from hub.local.http import Account, HubError
+from hub.local.lfs import DEFAULT_GITATTRIBUTES, BlobStore
+from hub.local.names import REPO_TYPES, check_repo_id
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from email.message import Message
 from pathlib import Path
 from typing import Any
 
-from .local_http import Account, HubError
-from .local_names import is_name
+from hub.local.http import Account, HubError
+from hub.local.names import is_name
 
 
 OPEN_ACCOUNT = Account("local", everywhere=True)

@@ -18,9 +18,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
-from .local_http import API, HubError, Request, Response, Router
-from .local_lfs import Pointer
-from .local_store import Repository, Store
+from hub.local.http import API, HubError, Request, Response, Router
+from hub.local.lfs import Pointer
+from hub.local.store import Repository, Store
 
 
 router = Router()

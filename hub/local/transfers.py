@@ -7,9 +7,9 @@ import re
 import secrets
 from typing import Any
 
-from .local_http import FileRange, HubError, Request, Response, Router, member
-from .local_lfs import Pointer, check_sha256
-from .local_store import Repository, Store
+from hub.local.http import FileRange, HubError, Request, Response, Router, member
+from hub.local.lfs import Pointer, check_sha256
+from hub.local.store import Repository, Store
 
 
 router = Router()

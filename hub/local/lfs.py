@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 from dulwich.attrs import compile_gitattributes_patterns, match_path, parse_git_attributes
 
-from .local_http import CHUNK_BYTES, HubError
-from .local_names import encode
+from hub.local.http import CHUNK_BYTES, HubError
+from hub.local.names import encode
 
 
 MAX_REGULAR_BYTES = 10 << 20
