@@ -38,14 +38,15 @@ def local_hub(folder: Path) -> Iterator[str]:
 
 
 def save_digits(folder: Path) -> list[Path]:
-    """Writes one image for each of the shown digits; returns their paths."""
+    """Writes for each of the shown digits its most typical image, the closest to their mean; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     digits = load_digits()
     paths = []
     for name in SHOWN_DIGITS:
-        pixels = digits.images[list(digits.target).index(name)] * (255 / 16)
+        images = digits.images[digits.target == name]
+        typical = images[((images - images.mean(axis=0)) ** 2).sum(axis=(1, 2)).argmin()]
         paths.append(folder / f"a_{name}.png")
-        Image.fromarray(pixels.round().astype("uint8")).save(paths[-1])
+        Image.fromarray((typical * (255 / 16)).round().astype("uint8")).save(paths[-1])
     return paths
 
 
