@@ -93,8 +93,8 @@ class IncrementalRun:
             model = self.learn(model, step)
             measured = self.evaluate(model, step, time.perf_counter() - started)
             results.steps.append(measured)
-            self.save(model, step, results)
             self.log.write(asdict(measured))
+            self.save(model, step, results)
             self.accelerator.print(f"\n{results.table()}\n")
             self.publish(step.number)
 
@@ -107,12 +107,13 @@ class IncrementalRun:
             UserError: the Hub refuses.
         """
         output = self.arguments.output
-        if self.accelerator.is_main_process:
-            if output.push_to_hub and output.hub_model_id:
-                preflight(output.hub_model_id, private=output.hub_private_repo)
+        is_main = self.accelerator.is_main_process
+        if is_main and output.push_to_hub and output.hub_model_id:
+            preflight(output.hub_model_id, private=output.hub_private_repo)
+        check_images(self.scenario, self.accelerator)
+        if is_main:
             self.folder.open(overwrite=output.overwrite_output_dir)
         self.accelerator.wait_for_everyone()
-        check_images(self.scenario, self.accelerator)
         config = {name: str(value) for name, value in publishable(self.folder.recipe).items()}
         self.accelerator.init_trackers("dytox", config=config)
 
@@ -136,6 +137,7 @@ class IncrementalRun:
         results = self.folder.results_after(last)
         if self.accelerator.is_main_process:
             self.folder.save_results(results)
+        self.accelerator.print(f"\n{results.table()}\n")
         self.publish(last)
         return model, results
 

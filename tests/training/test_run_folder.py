@@ -39,7 +39,9 @@ def nothing(folder: Path) -> None:
 @pytest.fixture
 def make_folder(tmp_path: Path, make_arguments: Callable[..., Arguments]) -> Callable[..., RunFolder]:
     """Makes the [`RunFolder`] of these options, always the same folder."""
-    return lambda **options: RunFolder(tmp_path / "run", recipe_of(make_arguments(**options), num_processes=1))
+    return lambda **options: RunFolder(
+        tmp_path / "run", recipe_of(make_arguments(**options), num_processes=1, mixed_precision="no")
+    )
 
 
 @pytest.fixture
@@ -187,8 +189,10 @@ def test_of_batches_only_the_global_size_makes_the_recipe(
     folder.open()
     for batch_size, accumulation, num_processes in ((12, 2, 1), (12, 1, 2), (4, 3, 2)):
         arguments = make_arguments(per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation)
-        RunFolder(folder.path, recipe_of(arguments, num_processes)).open()
-    of_two = RunFolder(folder.path, recipe_of(make_arguments(per_device_train_batch_size=24), num_processes=2))
+        RunFolder(folder.path, recipe_of(arguments, num_processes, "no")).open()
+    of_two = RunFolder(
+        folder.path, recipe_of(make_arguments(per_device_train_batch_size=24), num_processes=2, mixed_precision="no")
+    )
     assert "24, is 48" in error_of(of_two.open)
 
 
@@ -278,7 +282,7 @@ def test_a_folder_that_cannot_be_written_is_named(
     tmp_path: Path, make_arguments: Callable[..., Arguments], name: str, overwrite: bool
 ) -> None:
     (tmp_path / "file").write_text("no folder")
-    folder = RunFolder(tmp_path / name, recipe_of(make_arguments(), num_processes=1))
+    folder = RunFolder(tmp_path / name, recipe_of(make_arguments(), num_processes=1, mixed_precision="no"))
     message = error_of(folder.open, overwrite=overwrite)
     assert f"--output_dir {tmp_path / name} cannot be written" in message
     assert (tmp_path / "file").read_text() == "no folder"
@@ -301,7 +305,7 @@ def test_the_published_recipe_tells_no_path_of_the_machine(
         ("org/name", "org/name"),
         ("digits", "digits"),
     ):
-        assert publishable(recipe_of(make_arguments(dataset_name=name), 1))["dataset_name"] == published
+        assert publishable(recipe_of(make_arguments(dataset_name=name), 1, "no"))["dataset_name"] == published
     for order, kept in (
         (tmp_path / "order.txt", ["order.txt"]),
         (tmp_path / "gone.txt", ["gone.txt"]),
@@ -310,18 +314,36 @@ def test_the_published_recipe_tells_no_path_of_the_machine(
         ("cifar100_order1", ["cifar100_order1"]),
         (["a", "b"], ["a", "b"]),
     ):
-        assert publishable(recipe_of(make_arguments(class_order=order), 1))["class_order"] == kept
-    assert publishable(recipe_of(make_arguments(), 1))["class_order"] is None
+        assert publishable(recipe_of(make_arguments(class_order=order), 1, "no"))["class_order"] == kept
+    assert publishable(recipe_of(make_arguments(), 1, "no"))["class_order"] is None
 
 
 def test_a_step_folder_tells_no_path_of_the_machine(
     tmp_path: Path, make_arguments: Callable[..., Arguments], save: Save
 ) -> None:
     arguments = make_arguments(dataset_name=tmp_path / "flowers", class_order=tmp_path / "order.txt")
-    folder = RunFolder(tmp_path / "run", recipe_of(arguments, 1))
+    folder = RunFolder(tmp_path / "run", recipe_of(arguments, 1, "no"))
     folder.open()
     step_folder = save(folder, 1)
     # The run itself remembers what it was asked for.
     assert str(tmp_path / "flowers") in (folder.path / "training_config.yaml").read_text()
     for path in step_folder.rglob("*"):
         assert str(tmp_path).encode() not in path.read_bytes()
+
+
+def test_a_run_of_another_precision_is_another_recipe(
+    make_arguments: Callable[..., Arguments], tmp_path: Path
+) -> None:
+    RunFolder(tmp_path / "run", recipe_of(make_arguments(), 1, "no")).open()
+    with pytest.raises(InputError, match="mixed_precision was no, is bf16"):
+        RunFolder(tmp_path / "run", recipe_of(make_arguments(), 1, "bf16")).open()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_damaged_step_folder_is_named(make_folder: Callable[..., RunFolder], save: Save, file: str) -> None:
+    folder = make_folder()
+    folder.open()
+    damaged = save(folder, 1) / file
+    damaged.write_bytes(damaged.read_bytes()[:20])
+    with pytest.raises(InputError, match="step1 cannot be loaded .* delete it to learn step 1 again"):
+        folder.load_model(1, "sdpa")
