@@ -21,16 +21,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import ViTImageProcessor
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
 from modeling_dytox import DyToxConfig, DyToxForImageClassification
+from modeling_dytox.image_processing import make_image_processor
 
-
-CIFAR_IMAGE_SIZE = 32
-CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-# The authors evaluate on the centre of an image resized to 256 pixels for a model of 224.
-IMAGENET_RESIZE_RATIO = 256 / 224
 
 DIVERGENCE_CLASSIFIER = "head_div."
 # Original module or parameter -> ours, inside one block. `qk` is two layers of ours, one below the other.
@@ -178,26 +172,6 @@ def load_original_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 
-def make_image_processor(config: DyToxConfig) -> ViTImageProcessor:
-    """The processor that prepares images as the authors' evaluation does for a model of this size."""
-    height, width = config.image_height_width
-    if height == CIFAR_IMAGE_SIZE:
-        return ViTImageProcessor(
-            size={"height": height, "width": width},
-            resample=PILImageResampling.BICUBIC,
-            image_mean=CIFAR_MEAN,
-            image_std=CIFAR_STD,
-        )
-    return ViTImageProcessor(
-        size={"shortest_edge": round(IMAGENET_RESIZE_RATIO * height)},
-        do_center_crop=True,
-        crop_size={"height": height, "width": width},
-        resample=PILImageResampling.BICUBIC,
-        image_mean=IMAGENET_DEFAULT_MEAN,
-        image_std=IMAGENET_DEFAULT_STD,
-    )
-
-
 def convert(checkpoint: str | Path, output_dir: str | Path, class_names: Sequence[str] | None = None) -> None:
     """
     Converts a checkpoint of the authors to a folder of ours, which appears whole or not at all.
@@ -229,7 +203,7 @@ def convert(checkpoint: str | Path, output_dir: str | Path, class_names: Sequenc
     with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}-", dir=output_dir.parent) as staging:
         folder = Path(staging) / output_dir.name
         model.save_pretrained(folder)
-        make_image_processor(config).save_pretrained(folder)
+        make_image_processor(config.image_height_width[0]).save_pretrained(folder)
         folder.rename(output_dir)
 
 

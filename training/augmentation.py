@@ -11,6 +11,7 @@ from timm.data.auto_augment import RandAugment, rand_augment_transform
 from torchvision import transforms
 from transformers import ViTImageProcessor
 
+from modeling_dytox.image_processing import SMALLEST_CROPPED, shorter_side
 from training.arguments import MethodArguments, ModelArguments, OptimizationArguments
 from training.errors import InputError
 
@@ -20,18 +21,6 @@ CROP_PADDING = 1 / 8
 # Grey that RandAugment fills in, as the reference does on every data set: the mean of ImageNet.
 FILL_COLOR = (124, 116, 104)
 POLICY = r"rand(-(m|n|p|mstd|mmax|inc)\d[\d.]*|-t\w+)*"
-CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def make_image_processor(image_size: int) -> ViTImageProcessor:
-    """
-    The image processor that is saved with the model: resizes to `image_size` pixels and normalises, with the
-    statistics of CIFAR for small images and of ImageNet from 64 pixels on.
-    """
-    mean, std = (CIFAR_MEAN, CIFAR_STD) if image_size < 64 else (IMAGENET_MEAN, IMAGENET_STD)
-    size = {"height": image_size, "width": image_size}
-    return ViTImageProcessor(size=size, image_mean=list(mean), image_std=list(std), do_convert_rgb=True)
 
 
 def make_train_transform(
@@ -48,7 +37,7 @@ def make_train_transform(
     if optimization.train_crop == "resize":
         steps.append(transforms.RandomResizedCrop(image_size, interpolation=bicubic))
     else:
-        steps.append(_ResizeTo(image_size))
+        steps += _fit(image_size)
     if optimization.train_crop == "pad":
         steps.append(transforms.RandomCrop(image_size, padding=round(image_size * CROP_PADDING)))
     if optimization.horizontal_flip:
@@ -58,14 +47,12 @@ def make_train_transform(
     return transforms.Compose([*steps, transforms.PILToTensor()])
 
 
-class _ResizeTo:
-    """Resizes as the image processor does, and leaves images of the right size alone."""
-
-    def __init__(self, image_size: int) -> None:
-        self.size = (image_size, image_size)
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        return image if image.size == self.size else image.resize(self.size, Image.Resampling.BILINEAR)
+def _fit(image_size: int) -> list[Callable]:
+    """Resizes and crops as the image processor does."""
+    if image_size < SMALLEST_CROPPED:
+        return [transforms.Resize((image_size, image_size))]
+    resize = transforms.Resize(shorter_side(image_size), interpolation=transforms.InterpolationMode.BICUBIC)
+    return [resize, transforms.CenterCrop(image_size)]
 
 
 def _rand_augment(policy: str, image_size: int) -> RandAugment:

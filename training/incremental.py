@@ -26,8 +26,9 @@ from hub.errors import UserError
 from hub.model_card import complete_step_folder
 from hub.publish import preflight, publish_step
 from modeling_dytox import DyToxConfig, DyToxForImageClassification
+from modeling_dytox.image_processing import make_image_processor
 from training.arguments import Arguments, parse_arguments
-from training.augmentation import check_model_fits, make_image_processor
+from training.augmentation import check_model_fits
 from training.checks import check_images
 from training.data import load_splits
 from training.errors import InputError

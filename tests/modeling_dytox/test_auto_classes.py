@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
 
 from modeling_dytox import DyToxConfig, DyToxForImageClassification, DyToxModel
-from modeling_dytox.convert_original_to_hf import make_image_processor
+from modeling_dytox.image_processing import make_image_processor
 
 
 CLASS_NAMES = ["cat", "dog", "fox", "owl", "bee"]
@@ -48,7 +48,7 @@ def model(make_model: Callable[..., DyToxForImageClassification]) -> DyToxForIma
 def folder(model: DyToxForImageClassification, tmp_path: Path) -> Path:
     folder = tmp_path / "dytox-animals"
     model.save_pretrained(folder)
-    make_image_processor(model.config).save_pretrained(folder)
+    make_image_processor(model.config.image_height_width[0]).save_pretrained(folder)
     return folder
 
 

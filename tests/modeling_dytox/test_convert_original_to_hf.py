@@ -21,9 +21,9 @@ from modeling_dytox.convert_original_to_hf import (
     convert_state_dict,
     load_original_checkpoint,
     main,
-    make_image_processor,
     original_to_hf_names,
 )
+from modeling_dytox.image_processing import make_image_processor
 
 
 StateDict = dict[str, torch.Tensor]
@@ -102,7 +102,7 @@ def test_every_tensor_arrives(state_dict: StateDict) -> None:
 
 @pytest.mark.parametrize("image_size", [32, 224])
 def test_images_are_prepared_as_the_authors_do(image_size: int, tmp_path: Path) -> None:
-    make_image_processor(DyToxConfig(image_size=image_size)).save_pretrained(tmp_path)
+    make_image_processor(image_size).save_pretrained(tmp_path)
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     mean, std = {
         32: ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from training.augmentation import make_image_processor
+from modeling_dytox.image_processing import make_image_processor
 from training.errors import InputError
 from training.examples import Examples, to_rgb
 

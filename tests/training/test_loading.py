@@ -12,8 +12,9 @@ import torch
 from PIL import Image as PILImage
 from torchvision import transforms
 
+from modeling_dytox.image_processing import make_image_processor
 from training.arguments import Arguments
-from training.augmentation import make_image_processor, make_train_transform
+from training.augmentation import make_train_transform
 from training.examples import Examples
 from training.loading import Batch, TrainingBatches, TrainingLoader, evaluation_batches
 

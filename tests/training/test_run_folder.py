@@ -10,8 +10,8 @@ import yaml
 from transformers import AutoImageProcessor
 
 from modeling_dytox import DyToxConfig, DyToxForImageClassification
+from modeling_dytox.image_processing import make_image_processor
 from training.arguments import Arguments
-from training.augmentation import make_image_processor
 from training.errors import InputError
 from training.results import Results, StepResults
 from training.run_folder import RunFolder, publishable, recipe_of
