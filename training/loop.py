@@ -87,18 +87,15 @@ class PhaseTrainer:
             self.accelerator, total=phase.epochs * loader.batches.num_optimizer_steps, unit="optimizer step"
         )
         for epoch in range(phase.epochs):
-            progress.set_description(
-                f"step {step.number}/{self.num_steps}, {phase.name}, epoch {epoch + 1}/{phase.epochs}", refresh=False
-            )
-            seed_everything(
-                self.options.seed, step.number, phase.name, epoch, process_index=self.accelerator.process_index
-            )
+            name = f"step {step.number}/{self.num_steps}, {phase.name}, epoch {epoch + 1}/{phase.epochs}"
+            progress.set_description(name, refresh=False)
+            draws = (self.options.seed, step.number, phase.name, epoch)
+            seed_everything(*draws, process_index=self.accelerator.process_index)
             if schedule is not None:
                 schedule.step(epoch)
             train_mode_except_frozen(prepared)
             started = time.perf_counter()
-            batches = loader.epoch(self.options.seed, step.number, phase.name, epoch)
-            losses = self._epoch(prepared, optimizer, batches, step, mixup, progress)
+            losses = self._epoch(prepared, optimizer, loader.epoch(*draws), step, mixup, progress)
             self._report(losses, step, phase, epoch, optimizer.param_groups[0]["lr"], len(examples), started)
         progress.close()
         # The accelerator would otherwise keep the learner and its optimizer for the rest of the run.
