@@ -223,6 +223,7 @@ def check_arguments(arguments: Arguments) -> None:
             "--config training/recipes/digits.yaml."
         )
     _check_ranges(arguments)
+    _check_sizes(arguments.model)
     _check_tracker(arguments.output.report_to)
     if arguments.output.push_to_hub and not arguments.output.hub_model_id:
         raise InputError("--push_to_hub needs a repository: add --hub_model_id org/name.")
@@ -281,6 +282,18 @@ def _check_ranges(arguments: Arguments) -> None:
     if arguments.method.distillation_temperature <= 0:
         raise InputError(
             f"--distillation_temperature {arguments.method.distillation_temperature} must be greater than 0."
+        )
+
+
+def _check_sizes(model: ModelArguments) -> None:
+    if model.image_size % model.patch_size:
+        raise InputError(
+            f"--image_size {model.image_size} is not a multiple of --patch_size {model.patch_size}: change one."
+        )
+    if model.hidden_size % model.num_attention_heads:
+        raise InputError(
+            f"--hidden_size {model.hidden_size} is not a multiple of --num_attention_heads "
+            f"{model.num_attention_heads}: change one."
         )
 
 

@@ -12,7 +12,7 @@ from torchvision import transforms
 from transformers import ViTImageProcessor
 
 from modeling_dytox.image_processing import SMALLEST_CROPPED, shorter_side
-from training.arguments import MethodArguments, ModelArguments, OptimizationArguments
+from training.arguments import MethodArguments, OptimizationArguments
 from training.errors import InputError
 
 
@@ -113,19 +113,3 @@ def make_mixup(method: MethodArguments, num_classes: int) -> Mixup | None:
         label_smoothing=method.mixup_label_smoothing,
         num_classes=num_classes,
     )
-
-
-def check_model_fits(model: ModelArguments) -> None:
-    """
-    Raises:
-        InputError: the patches do not fill the image, or the heads do not share the width equally.
-    """
-    if model.patch_size < 1 or model.image_size < model.patch_size or model.image_size % model.patch_size:
-        raise InputError(
-            f"--image_size {model.image_size} is not a multiple of --patch_size {model.patch_size}: change one."
-        )
-    if model.hidden_size % model.num_attention_heads:
-        raise InputError(
-            f"--hidden_size {model.hidden_size} is not a multiple of --num_attention_heads "
-            f"{model.num_attention_heads}: change one."
-        )

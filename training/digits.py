@@ -2,8 +2,6 @@
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 
 TEST_FRACTION = 0.2
@@ -18,6 +16,10 @@ def load_digits_dataset() -> DatasetDict:
         `DatasetDict`: 1,437 images in `train` and 360 in `test`, the same split at every call, in equal proportions
         of the ten classes.
     """
+    # Slow to import, and only this data set needs it.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     digits = load_digits()
     pixels = (digits.images * (255 / 16)).round().astype("uint8")
     rows = train_test_split(

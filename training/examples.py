@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from datasets import Dataset, Image, concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from PIL import Image as PILImage
 
 from training.errors import InputError
@@ -94,7 +94,7 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
     if len(filled) == 1:
         return filled[0]
     return Examples(
-        concatenate_datasets([part.images.cast_column("image", Image()) for part in filled]),
+        concatenate_datasets([part.images for part in filled]),
         np.concatenate([part.labels for part in filled]),
         np.concatenate([part.source_indices for part in filled]),
     )

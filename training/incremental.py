@@ -28,7 +28,6 @@ from hub.publish import preflight, publish_step
 from modeling_dytox import DyToxConfig, DyToxForImageClassification
 from modeling_dytox.image_processing import make_image_processor
 from training.arguments import Arguments, parse_arguments
-from training.augmentation import check_model_fits
 from training.checks import check_images
 from training.data import load_splits
 from training.errors import InputError
@@ -63,7 +62,6 @@ class IncrementalRun:
         self.arguments = arguments
         self.accelerator = accelerator
         self.seed = arguments.optimization.seed
-        check_model_fits(arguments.model)
         self.method = make_method(arguments)
         self.scenario = make_scenario(load_splits(arguments.data), arguments.data)
         num_classes = len(self.scenario.class_names)
@@ -199,10 +197,7 @@ class IncrementalRun:
             step=step.number,
             classes=step.class_names,
             num_seen_classes=step.num_seen_classes,
-            accuracy=evaluation.accuracy,
-            top5_accuracy=evaluation.top5_accuracy,
-            accuracy_per_step=evaluation.accuracy_per_step,
-            expected_calibration_error=evaluation.expected_calibration_error,
+            **asdict(evaluation),
             num_parameters=model.num_parameters(),
             memory_size=0 if self.memory is None else len(self.memory),
             train_seconds=train_seconds,

@@ -8,6 +8,8 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from training.files import write_aside
+
 
 def progress_bar(accelerator: Accelerator, items: Iterable[Any] | None = None, **options: Any) -> tqdm:
     """A bar that shows on the main process alone, and only in a terminal; `options` are those of `tqdm`."""
@@ -35,9 +37,7 @@ class RunLog:
             return
         lines = self.path.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= last_step]
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        partial.replace(self.path)
+        write_aside(self.path, "".join(f"{line}\n" for line in kept))
         self.num_records = len(kept)
 
     def write(self, record: dict[str, Any]) -> None:

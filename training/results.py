@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import InputError
+from training.files import write_aside
 from training.metrics import average_incremental_accuracy, backward_transfer, forgetting, last_accuracy
 
 
@@ -62,9 +63,7 @@ class Results:
 
     def write(self, path: Path) -> None:
         """Replaces the file as a whole."""
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_aside(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> "Results":

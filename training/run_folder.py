@@ -17,6 +17,7 @@ from transformers import ViTImageProcessor
 from modeling_dytox import DyToxForImageClassification
 from training.arguments import Arguments
 from training.errors import InputError
+from training.files import write_aside
 from training.results import Results
 
 
@@ -205,13 +206,6 @@ def _without_folders(name: str) -> str:
     # A path of this machine, though what it named may be gone by now.
     path = Path(name).expanduser()
     return Path(os.path.abspath(path)).name if path.is_absolute() or path.exists() else name
-
-
-def write_aside(path: Path, text: str) -> None:
-    """Replaces a text file as a whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _to_yaml(recipe: dict[str, Any]) -> str:

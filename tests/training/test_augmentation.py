@@ -15,7 +15,6 @@ from training.arguments import Arguments
 from training.augmentation import (
     CROP_PADDING,
     Normalizer,
-    check_model_fits,
     make_mixup,
     make_train_transform,
 )
@@ -190,9 +189,9 @@ def test_mixup_mixes_images_and_smoothed_targets_by_one_ratio(make_arguments: Ma
 )
 def test_sizes_that_do_not_fit_are_named(make_arguments: MakeArguments, options: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        check_model_fits(make_arguments(**options).model)
+        make_arguments(**options)
 
 
 def test_sizes_that_fit_pass(make_arguments: MakeArguments) -> None:
     for options in ({}, {"image_size": 16, "patch_size": 16}, {"hidden_size": 36, "num_attention_heads": 6}):
-        check_model_fits(make_arguments(**options).model)
+        make_arguments(**options)
