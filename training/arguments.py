@@ -60,6 +60,10 @@ class ModelArguments:
     encoder_attention: Literal["gated", "plain"] = option(
         "Attention of the encoder: 'gated' (ConViT) or 'plain'.", "gated"
     )
+    token_expansion: bool = option("Give each step a task token of its own; false keeps one for all (ablation).", True)
+    independent_classifiers: bool = option(
+        "Give each step a classifier of its own; false draws one for all classes at each step (ablation).", True
+    )
     attn_implementation: Literal["sdpa", "eager"] = option("Attention backend: 'sdpa' or 'eager'.", "sdpa")
 
 
@@ -73,10 +77,23 @@ class MethodArguments:
     divergence_weight: float = option("dytox: weight of the divergence loss; 0 switches it off.", 0.1)
     finetuning_epochs: int = option("dytox: epochs of the finetuning phase; 0 switches it off.", 20)
     finetuning_learning_rate: float = option("dytox: constant learning rate of finetuning (see learning_rate).", 5e-5)
+    shuffle_finetuning: bool = option(
+        "dytox: draw the exemplars of finetuning at random. false takes them in stored order and drops the last, "
+        "incomplete batch and with it the newest classes, as the authors' code does.",
+        True,
+    )
     memory_size: int = option("Exemplars in the rehearsal memory, shared by all classes seen.", 2000)
     fixed_memory: bool = option("Give each class the share it will have after the last step.", False)
+    augmented_herding: bool = option(
+        "Herd on augmented training images, as the authors' code does, instead of the images themselves.", False
+    )
     mixup_alpha: float = option("MixUp (DyTox+): parameter of the Beta distribution; 0 switches it off.", 0.0)
     mixup_label_smoothing: float = option("Label smoothing of the targets under MixUp, in [0, 1).", 0.1)
+    sam_rho: float = option(
+        "dytox: radius of sharpness-aware minimisation (DyTox++) in the main phase from step 2 on; 0 switches it off.",
+        0.0,
+    )
+    sam_adaptive: bool = option("Scale that radius by the size of each weight (ASAM).", True)
 
 
 @dataclass
@@ -94,12 +111,18 @@ class OptimizationArguments:
     warmup_epochs: int = option("Epochs of linear warm-up, at most a quarter of num_epochs.", 5)
     warmup_learning_rate: float = option("Learning rate at the start of the warm-up (not scaled).", 1e-6)
     min_learning_rate: float = option("Learning rate at the end of the cosine (not scaled).", 1e-5)
+    lagging_schedule: bool = option("Let the schedule lag one epoch behind, as in the authors' code.", False)
     weight_decay: float = option("Weight decay of AdamW, on matrices and tokens.", 1e-6)
     auto_augment: str = option("RandAugment policy of timm; 'none' switches it off.", "rand-m9-mstd0.5-inc1")
     train_crop: Literal["pad", "resize", "none"] = option(
         "'pad' crops from the zero-padded image, 'resize' crops a random area and resizes it, 'none' neither.", "pad"
     )
     horizontal_flip: bool = option("Mirror half of the training images.", True)
+    repeated_augmentation: int = option(
+        "Augmented copies of an image in an epoch of the main phase. More than 1 draws as the authors' code does: an "
+        "epoch shows one in so many images, and their order follows from the number of the epoch alone.",
+        1,
+    )
     mixed_precision: Literal["no", "bf16", "fp16"] | None = option(
         "Precision of forward and backward passes. By default the one that accelerate is configured for."
     )
@@ -117,6 +140,9 @@ class OutputArguments:
     hub_model_id: str | None = option("Repository on the Hub, 'org/name'. Required by push_to_hub.")
     hub_private_repo: bool = option("Create the repository as a private one.", False)
     overwrite_revisions: bool = option("Let a step replace a revision with other content.", False)
+    task_aware_eval: bool = option(
+        "Also measure accuracy with the step of each image given: only the classes of its step compete.", False
+    )
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = option("Tracker of losses and accuracies.", "none")
 
 
@@ -246,6 +272,7 @@ _AT_LEAST_ONE = (
     ("optimization", "per_device_train_batch_size"),
     ("optimization", "gradient_accumulation_steps"),
     ("optimization", "per_device_eval_batch_size"),
+    ("optimization", "repeated_augmentation"),
 )
 _AT_LEAST_ZERO = (
     ("method", "finetuning_epochs"),
@@ -253,6 +280,7 @@ _AT_LEAST_ZERO = (
     ("method", "memory_size"),
     ("method", "divergence_weight"),
     ("method", "mixup_alpha"),
+    ("method", "sam_rho"),
     ("optimization", "learning_rate"),
     ("optimization", "learning_rate_batch_size"),
     ("optimization", "warmup_epochs"),
