@@ -111,7 +111,10 @@ def _has_weights(path: Path) -> bool:
 
 
 def _check_config(config: dict[str, Any], results: RunResults, source: str) -> None:
-    """Every step has a task token and a class range; only a joint model may know several steps by one."""
+    """
+    Every step has a class range, and a task token unless `token_expansion` is off; only a joint model may know several
+    steps by one of each.
+    """
     id2label = config.get("id2label") or {}
     # A model of one step need not say so.
     ranges = [tuple(pair) for pair in config.get("class_ranges") or [(0, len(id2label))]]
@@ -120,9 +123,11 @@ def _check_config(config: dict[str, Any], results: RunResults, source: str) -> N
         expected = [(0, results.last.num_seen_classes)]
     if ranges != expected:
         raise StepFolderError(f"{source}: class_ranges is {_brief(ranges)}, but results.json gives {_brief(expected)}")
-    if config.get("num_task_tokens") != len(ranges):
-        tokens = config.get("num_task_tokens")
-        raise StepFolderError(f"{source}: num_task_tokens is {tokens}, expected one a class range: {len(ranges)}")
+    num_tokens, rule = len(ranges), "one a class range"
+    if not config.get("token_expansion", True):
+        num_tokens, rule = 1, "one for all steps, as token_expansion is false"
+    if (found := config.get("num_task_tokens")) != num_tokens:
+        raise StepFolderError(f"{source}: num_task_tokens is {found}, expected {rule}: {num_tokens}")
     _check_names(id2label, results.class_names, source)
 
 

@@ -61,11 +61,18 @@ class DyToxConfig(PreTrainedConfig):
             For each step the half-open range `[start, stop)` of label ids that its classifier predicts. The ranges
             follow one another from 0 without a gap. `None` means one step of `num_labels` classes.
         num_task_tokens (`int`, *optional*):
-            Number of task tokens, one a step. Derived from `class_ranges` when not given.
+            Number of task tokens, one a step, or 1 without `token_expansion`. Derived when not given.
+        token_expansion (`bool`, *optional*, defaults to `True`):
+            Whether each step has a task token of its own. `False` shares one among all steps, as the paper does to
+            show what the expansion of tokens is worth (its ablation on CIFAR-100).
+        independent_classifiers (`bool`, *optional*, defaults to `True`):
+            Whether each step has a classifier of its own, which reads the task embedding of its step. `False` makes a
+            single one for all classes, which reads the task embeddings of all steps side by side and is drawn anew
+            when the model grows (the same ablation, as the authors' code has it).
 
     Raises:
-        `StrictDataclassClassValidationError`: the sizes, `class_ranges`, `num_task_tokens` and `id2label` contradict
-            each other.
+        `StrictDataclassClassValidationError`: the sizes, `class_ranges`, `num_task_tokens`, `token_expansion` and
+            `id2label` contradict each other.
 
     Example:
 
@@ -98,6 +105,8 @@ class DyToxConfig(PreTrainedConfig):
     locality_strength: float | int = 1.0
     class_ranges: list[list[int]] | list[tuple[int, int]] | tuple[tuple[int, int], ...] | None = None
     num_task_tokens: int | None = None
+    token_expansion: bool = True
+    independent_classifiers: bool = True
     # Every class has a sigmoid of its own: pipelines then report sigmoid scores.
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = (
         "multi_label_classification"
@@ -109,7 +118,9 @@ class DyToxConfig(PreTrainedConfig):
             if self.id2label is None and self.class_ranges and self.class_ranges[-1]:
                 kwargs.setdefault("num_labels", self.class_ranges[-1][-1])
         if self.num_task_tokens is None:
-            self.num_task_tokens = 1 if self.class_ranges is None else len(self.class_ranges)
+            self.num_task_tokens = (
+                1 if self.class_ranges is None or not self.token_expansion else len(self.class_ranges)
+            )
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
@@ -143,6 +154,12 @@ class DyToxConfig(PreTrainedConfig):
         return [[0, self.num_labels or 0]] if self.class_ranges is None else [list(r) for r in self.class_ranges]
 
     @property
+    def classifier_class_ranges(self) -> list[list[int]]:
+        """The class range of every classifier: that of its step, or of all without `independent_classifiers`."""
+        ranges = self.step_class_ranges
+        return ranges if self.independent_classifiers else [[0, ranges[-1][1]]]
+
+    @property
     def class_names(self) -> list[str]:
         """Names of the classes in the order of their label ids, which is the order of learning."""
         names: dict[Any, str] = dict(self.id2label or {})
@@ -170,7 +187,12 @@ class DyToxConfig(PreTrainedConfig):
             if not self.class_ranges:
                 raise ValueError("class_ranges=[] holds no step: give at least one range, or None for one step.")
             self._validate_labels(expected_start)
-        if self.num_task_tokens != len(self.step_class_ranges):
+        if not self.token_expansion and self.num_task_tokens != 1:
+            raise ValueError(
+                f"num_task_tokens={self.num_task_tokens} but token_expansion=False shares one task token among all "
+                "steps: give 1, or leave num_task_tokens out."
+            )
+        if self.token_expansion and self.num_task_tokens != len(self.step_class_ranges):
             raise ValueError(
                 f"num_task_tokens={self.num_task_tokens} but class_ranges={self.class_ranges} holds "
                 f"{len(self.step_class_ranges)} step(s): give one task token a step, or leave num_task_tokens out."

@@ -35,7 +35,7 @@ class DyToxModelOutput(ModelOutput):
         last_hidden_state (`torch.FloatTensor` of shape `(B, N, D)`):
             Patch tokens after the last self-attention block; the encoder has no final normalisation.
         task_embeddings (`torch.FloatTensor` of shape `(B, T, D)`):
-            The task embedding of every step.
+            The task embedding of every step; without `config.token_expansion` the one that all steps share.
         hidden_states (`tuple(torch.FloatTensor)`, with `output_hidden_states=True`):
             Patch tokens before the first and after every self-attention block, each `(B, N, D)`.
         attentions (`tuple(torch.FloatTensor)`, with `output_attentions=True`):
@@ -399,15 +399,23 @@ class DyToxClassifierLinear(nn.Linear):
 
 
 class DyToxClassifier(nn.Module):
-    """The classifier of one step: task embeddings `(B, D)` -> logits `(B, classes of the step)`."""
+    """
+    A classifier: task embeddings `(B, K * D)` -> logits `(B, num_classes)`.
 
-    def __init__(self, config: DyToxConfig, num_classes: int) -> None:
+    Args:
+        config (`DyToxConfig`): gives D.
+        num_classes (`int`): classes to predict.
+        num_embeddings (`int`): K, the task embeddings that it reads side by side.
+    """
+
+    def __init__(self, config: DyToxConfig, num_classes: int, num_embeddings: int = 1) -> None:
         super().__init__()
-        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.linear = DyToxClassifierLinear(config.hidden_size, num_classes)
+        width = num_embeddings * config.hidden_size
+        self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.linear = DyToxClassifierLinear(width, num_classes)
 
-    def forward(self, task_embedding: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.layernorm(task_embedding))
+    def forward(self, task_embeddings: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.layernorm(task_embeddings))
 
 
 class DyToxPreTrainedModel(PreTrainedModel):
@@ -486,7 +494,7 @@ class DyToxModel(DyToxPreTrainedModel):
         self.embeddings = DyToxEmbeddings(config)
         self.layers = nn.ModuleList([DyToxLayer(config, rate) for rate in encoder_rates])
         self.task_tokens = nn.ParameterList(
-            [nn.Parameter(torch.zeros(1, config.hidden_size)) for _ in config.step_class_ranges]
+            [nn.Parameter(torch.zeros(1, config.hidden_size)) for _ in range(config.num_task_tokens or 1)]
         )
         self.task_attention_layers = nn.ModuleList([DyToxTaskAttentionLayer(config, rate) for rate in decoder_rates])
         self.post_init()
@@ -568,6 +576,9 @@ class DyToxForImageClassification(DyToxPreTrainedModel):
     DyTox with the classifiers of all steps: each step's task embedding feeds that step's own sigmoid classifier, and
     the logits of all steps stand side by side. The step an image belongs to is never given.
 
+    Two ablations of the paper: without `config.token_expansion` all steps share one task embedding; without
+    `config.independent_classifiers` a single classifier of all classes reads the task embeddings side by side.
+
     Example:
 
     ```python
@@ -585,7 +596,7 @@ class DyToxForImageClassification(DyToxPreTrainedModel):
         self.num_labels: int = len(config.class_names)
         self.dytox = DyToxModel(config)
         self.classifiers = nn.ModuleList(
-            [DyToxClassifier(config, stop - start) for start, stop in config.step_class_ranges]
+            [self._make_classifier(stop - start) for start, stop in config.classifier_class_ranges]
         )
         self.post_init()
 
@@ -595,6 +606,10 @@ class DyToxForImageClassification(DyToxPreTrainedModel):
 
         Tokens and classifiers of earlier steps, and so the logits of earlier classes, stay exactly as they are. An
         optimizer made before does not know the new parameters: make a new one.
+
+        Without `config.token_expansion` there is no new task token. Without `config.independent_classifiers` the
+        single classifier is replaced by one drawn anew for all classes: logits of earlier classes are lost until it
+        is trained.
 
         Args:
             class_names (`Sequence[str]`): names of the new classes, in the order of their label ids.
@@ -606,17 +621,25 @@ class DyToxForImageClassification(DyToxPreTrainedModel):
         names = [*self.config.class_names, *class_names]
         ranges = [*self.config.step_class_ranges, [self.num_labels, len(names)]]
 
-        self.dytox.add_task_token()
-        classifier = DyToxClassifier(self.config, len(class_names)).to(device=self.device, dtype=self.dtype)
-        classifier.apply(self._init_weights)
-        self.classifiers.append(classifier.train(self.training))
-
+        if self.config.token_expansion:
+            self.dytox.add_task_token()
         self.config.id2label = dict(enumerate(names))
         self.config.label2id = {name: label for label, name in enumerate(names)}
         self.config.class_ranges = ranges
-        self.config.num_task_tokens = len(ranges)
+        self.config.num_task_tokens = len(self.dytox.task_tokens)
         self.num_labels = len(names)
         self.config.validate()
+
+        start, stop = self.config.classifier_class_ranges[-1]
+        classifier = self._make_classifier(stop - start).to(device=self.device, dtype=self.dtype)
+        classifier.apply(self._init_weights)
+        if not self.config.independent_classifiers:
+            del self.classifiers[:]
+        self.classifiers.append(classifier.train(self.training))
+
+    def _make_classifier(self, num_classes: int) -> DyToxClassifier:
+        num_embeddings = 1 if self.config.independent_classifiers else len(self.dytox.task_tokens)
+        return DyToxClassifier(self.config, num_classes, num_embeddings)
 
     def _new_class_names(self, class_names: Sequence[str]) -> list[str]:
         if isinstance(class_names, str) or not class_names:
@@ -662,7 +685,10 @@ class DyToxForImageClassification(DyToxPreTrainedModel):
 
     def classify(self, task_embeddings: torch.Tensor) -> torch.Tensor:
         """Task embeddings `(B, T, D)` to the logits of all classes `(B, num_labels)`, each step by its classifier."""
-        embeddings = task_embeddings.unbind(dim=1)
+        if not self.config.independent_classifiers:
+            task_embeddings = task_embeddings.flatten(1).unsqueeze(1)
+        # Without token expansion all classifiers read the one task embedding; else there are as many already.
+        embeddings = task_embeddings.expand(-1, len(self.classifiers), -1).unbind(dim=1)
         return torch.cat(
             [classifier(embedding) for classifier, embedding in zip(self.classifiers, embeddings, strict=True)], dim=-1
         )

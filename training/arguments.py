@@ -39,7 +39,8 @@ class DataArguments:
     num_classes: int | None = option("Use only the first N classes of the class order.")
     class_order: list[str] | None = option(
         "Order of learning: class names or label ids, a file with one a line, the name of a bundled order "
-        "(cifar100_order1..3), or 'seed:1993' for a random order. By default the order of the data set."
+        "(cifar100_order1, cifar100_order2, cifar100_order3; imagenet100_order1, to use with num_classes 100; "
+        "imagenet1000_order1), or 'seed:1993' for a random order. By default the order of the data set."
     )
     initial_classes: int | None = option("Classes of the first step. By default as many as in the other steps.")
     classes_per_step: int = option("Classes of each later step.", 10)
@@ -60,10 +61,6 @@ class ModelArguments:
     encoder_attention: Literal["gated", "plain"] = option(
         "Attention of the encoder: 'gated' (ConViT) or 'plain'.", "gated"
     )
-    token_expansion: bool = option("Give each step a task token of its own; false keeps one for all (ablation).", True)
-    independent_classifiers: bool = option(
-        "Give each step a classifier of its own; false draws one for all classes at each step (ablation).", True
-    )
     attn_implementation: Literal["sdpa", "eager"] = option("Attention backend: 'sdpa' or 'eager'.", "sdpa")
 
 
@@ -75,6 +72,10 @@ class MethodArguments:
     distillation: bool = option("dytox: learn from the model of the previous step.", True)
     distillation_temperature: float = option("dytox: temperature of the distillation.", 1.0)
     divergence_weight: float = option("dytox: weight of the divergence loss; 0 switches it off.", 0.1)
+    token_expansion: bool = option("Give each step a task token of its own; false keeps one for all (ablation).", True)
+    independent_classifiers: bool = option(
+        "Give each step a classifier of its own; false draws one for all classes at each step (ablation).", True
+    )
     finetuning_epochs: int = option("dytox: epochs of the finetuning phase; 0 switches it off.", 20)
     finetuning_learning_rate: float = option("dytox: constant learning rate of finetuning (see learning_rate).", 5e-5)
     shuffle_finetuning: bool = option(

@@ -1,4 +1,7 @@
-"""Looks at the images before anything is trained on them."""
+"""Looks at images and folders before anything is trained."""
+
+import hashlib
+from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
@@ -14,26 +17,60 @@ from training.scenario import Scenario
 MAX_CHECKED_IMAGES = 100_000
 
 
-def check_images(scenario: Scenario, accelerator: Accelerator) -> None:
+def check_images(scenario: Scenario, accelerator: Accelerator) -> dict[str, str]:
     """
     Reads the images of both splits, shared out over the processes; of a large split evenly spread ones.
+
+    Returns:
+        `dict[str, str]`: for each split a fingerprint of class names, labels and the pixels that were read. Equal
+        data give equal fingerprints, on any number of processes.
 
     Raises:
         InputError: an image cannot be read; raised on every process.
     """
+    fingerprints = {}
     for name, examples in (("training", scenario.train), ("test", scenario.test)):
         # Every process learns of an error, or some would wait for the others for ever.
-        for error in gather_object([_first_error(examples, name, accelerator)]):
+        looks = gather_object([_look_at_images(examples, name, accelerator)])
+        for error, _ in looks:
             if error:
                 raise InputError(error)
+        fingerprints[name] = _fingerprint(examples, scenario.class_names, sum(pixels for _, pixels in looks))
+    return fingerprints
 
 
-def _first_error(examples: Examples, split: str, accelerator: Accelerator) -> str | None:
+def check_shared(folder: Path, accelerator: Accelerator) -> None:
+    """
+    Makes sure that every process sees the folder that the main process has made.
+
+    Raises:
+        InputError: some do not, e.g. on another machine; raised on every process.
+    """
+    if not all(gather_object([folder.is_dir()])):
+        raise InputError(
+            f"--output_dir {folder} is not seen by every process: choose a folder on a disk that all machines share."
+        )
+
+
+def _look_at_images(examples: Examples, split: str, accelerator: Accelerator) -> tuple[str | None, int]:
+    """The first error in this process's share, if any, and the sum of the digests of its images."""
     positions = np.unique(np.linspace(0, len(examples) - 1, min(len(examples), MAX_CHECKED_IMAGES)).astype(int))
     mine = positions[accelerator.process_index :: accelerator.num_processes]
+    pixels = 0
     for position in progress_bar(accelerator, mine, desc=f"check {split} images", unit="image"):
         try:
-            examples.image(int(position))
+            image = examples.image(int(position))
         except InputError as error:
-            return f"In the {split} split: {error}"
-    return None
+            return f"In the {split} split: {error}", 0
+        # A sum does not depend on how the images are shared out; each digest knows its place.
+        content = repr((int(position), image.size)).encode() + image.tobytes()
+        pixels += int.from_bytes(hashlib.blake2b(content, digest_size=16).digest(), "big")
+    return None, pixels
+
+
+def _fingerprint(examples: Examples, class_names: list[str], pixels: int) -> str:
+    digest = hashlib.blake2b(repr(class_names).encode(), digest_size=16)
+    digest.update(examples.labels.tobytes())
+    digest.update(examples.source_indices.tobytes())
+    digest.update(str(pixels).encode())
+    return digest.hexdigest()

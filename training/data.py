@@ -43,17 +43,28 @@ def load_splits(arguments: DataArguments) -> LabelledSplits:
     dataset = _load(arguments)
     train = _split(dataset, arguments.train_split, "train_split")
     test = _split(dataset, arguments.test_split or _find_test_split(dataset), "test_split")
-    named = {"training": train, "test": test}
-    image_column = arguments.image_column or _find_image_column(train)
-    for name, split in named.items():
-        _check_image_column(split, image_column, name)
-    label_column = arguments.label_column or _find_label_column(train, image_column)
-    for name, split in named.items():
-        _check_label_column(split, label_column, name)
+    image_column, label_column = _find_columns(arguments, {"training": train, "test": test})
     class_names, (train_labels, test_labels) = _label_ids(train, test, label_column)
     return LabelledSplits(
         _examples(train, image_column, train_labels), _examples(test, image_column, test_labels), class_names
     )
+
+
+def load_test_split(arguments: DataArguments) -> tuple[Examples, list[str]]:
+    """
+    Loads the test split alone of the data set that the options name; it needs no training split.
+
+    Returns:
+        `tuple[Examples, list[str]]`: the test images, with label ids of the data set, and the name of each label id.
+
+    Raises:
+        InputError: the data set, the split or a column does not exist or cannot be used.
+    """
+    dataset = _load(arguments)
+    test = _split(dataset, arguments.test_split or _find_test_split(dataset), "test_split")
+    image_column, label_column = _find_columns(arguments, {"test": test})
+    class_names, labels = _label_ids_of_one(test, label_column)
+    return _examples(test, image_column, labels), class_names
 
 
 def _load(arguments: DataArguments) -> DatasetDict:
@@ -81,6 +92,18 @@ def _split(dataset: DatasetDict, name: str, option: str) -> Dataset:
     if len(dataset[name]) == 0:
         raise InputError(f"--{option} {name} is empty: choose a split with images.")
     return dataset[name]
+
+
+def _find_columns(arguments: DataArguments, splits: dict[str, Dataset]) -> tuple[str, str]:
+    """The image and the label column, which are in all splits; an open choice follows from the first of them."""
+    first = next(iter(splits.values()))
+    image_column = arguments.image_column or _find_image_column(first)
+    for name, split in splits.items():
+        _check_image_column(split, image_column, name)
+    label_column = arguments.label_column or _find_label_column(first, image_column)
+    for name, split in splits.items():
+        _check_label_column(split, label_column, name)
+    return image_column, label_column
 
 
 def _find_test_split(dataset: DatasetDict) -> str:
@@ -157,6 +180,16 @@ def _label_ids(train: Dataset, test: Dataset, column: str) -> tuple[list[str], t
     ids = {value: position for position, value in enumerate(values)}
     label_ids = tuple(np.array([ids[value] for value in split]) for split in (train_values, test_values))
     return [str(value) for value in values], (label_ids[0], label_ids[1])
+
+
+def _label_ids_of_one(test: Dataset, column: str) -> tuple[list[str], np.ndarray]:
+    """As `_label_ids`, from the test split alone."""
+    values, feature = _read_labels(test, column, "test"), test.features[column]
+    if isinstance(feature, ClassLabel):
+        return feature.names, np.asarray(values)
+    distinct = sorted(set(values))
+    ids = {value: position for position, value in enumerate(distinct)}
+    return [str(value) for value in distinct], np.array([ids[value] for value in values])
 
 
 def _read_labels(split: Dataset, column: str, name: str) -> list[Any]:

@@ -1,7 +1,7 @@
 """Runs a model over un-augmented images, every image exactly once over all processes."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,18 +12,32 @@ from transformers import ViTImageProcessor
 
 from modeling_dytox import DyToxForImageClassification
 from training.examples import Examples
-from training.loading import evaluation_batches
-from training.metrics import expected_calibration_error
+from training.loading import Prepare, Processed, evaluation_batches
+from training.metrics import (
+    expected_calibration_error,
+    old_new_bias,
+    sigmoid_confidences,
+    task_aware_predictions,
+    top_k_accuracy,
+)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracies of one model, as in [`StepResults`]; fractions in 0..1."""
+    """
+    Accuracies of one model, as in [`StepResults`]; fractions in 0..1.
+
+    `old_new_bias` is None after step 1, when there are no old classes. The task-aware accuracies are None where they
+    were not asked for.
+    """
 
     accuracy: float
     top5_accuracy: float
     accuracy_per_step: list[float]
     expected_calibration_error: float
+    old_new_bias: float | None
+    task_aware_accuracy: float | None = None
+    task_aware_accuracy_per_step: list[float] | None = None
 
 
 class Evaluator:
@@ -41,42 +55,60 @@ class Evaluator:
         self, accelerator: Accelerator, processor: ViTImageProcessor, batch_size: int, num_workers: int
     ) -> None:
         self.accelerator = accelerator
-        self.processor = processor
+        self.processed = Processed(processor)
         self.batch_size = batch_size
         self.num_workers = num_workers
 
-    def evaluate(self, model: DyToxForImageClassification, test: Examples) -> Evaluation:
-        """Accuracies of `model` on `test`; predictions are the largest logit of all classes it knows."""
-        logits = self._run(model, test, lambda pixel_values: model(pixel_values).logits)
-        steps = np.array([stop for _, stop in model.config.step_class_ranges])
-        return summarize(logits, test.labels, np.searchsorted(steps, test.labels, side="right"))
+    def evaluate(self, model: DyToxForImageClassification, test: Examples, task_aware: bool = False) -> Evaluation:
+        """
+        Accuracies of `model` on `test`; predictions are the largest logit of all classes it knows.
+
+        Args:
+            model (`DyToxForImageClassification`): what to measure.
+            test (`Examples`): images of every step's classes.
+            task_aware (`bool`): also measure accuracy with the step of each image given, so that only the classes of
+                that step compete. This is the task-incremental setting, which users ask for; it is the easier one,
+                and not comparable with class-incremental accuracy. No other number is ever told the step.
+
+        Raises:
+            FloatingPointError: the model gives logits that are not finite.
+        """
+        logits = self._run(model, test, lambda pixel_values: model(pixel_values).logits, self.processed)
+        return summarize(logits, test.labels, model.config.step_class_ranges, task_aware)
 
     def features(
         self,
         model: DyToxForImageClassification,
         examples: Examples,
         embed: Callable[[DyToxForImageClassification, Tensor], Tensor],
+        prepare: Prepare,
     ) -> np.ndarray:
-        """`(n, d)` what `embed` makes of each image, in the order of the examples."""
-        return self._run(model, examples, lambda pixel_values: embed(model, pixel_values))
+        """`(n, d)` what `embed` makes of each image that `prepare` made ready, in the order of the examples."""
+        return self._run(model, examples, lambda pixel_values: embed(model, pixel_values), prepare)
 
     @torch.no_grad()
     def _run(
-        self, model: DyToxForImageClassification, examples: Examples, forward: Callable[[Tensor], Tensor]
+        self,
+        model: DyToxForImageClassification,
+        examples: Examples,
+        forward: Callable[[Tensor], Tensor],
+        prepare: Prepare,
     ) -> np.ndarray:
         was_training = model.training
         model.eval()
-        mine = list(self._outputs(examples, forward))
+        mine = list(self._outputs(examples, forward, prepare))
         model.train(was_training)
         # Process r holds batches r, r + processes, ...: put them back into the order of the examples.
         of_all = gather_object([mine]) if self.accelerator.num_processes > 1 else [mine]
         rounds = range(max(map(len, of_all)))
         return np.concatenate([outputs[batch] for batch in rounds for outputs in of_all if batch < len(outputs)])
 
-    def _outputs(self, examples: Examples, forward: Callable[[Tensor], Tensor]) -> Iterator[np.ndarray]:
+    def _outputs(
+        self, examples: Examples, forward: Callable[[Tensor], Tensor], prepare: Prepare
+    ) -> Iterator[np.ndarray]:
         loader = evaluation_batches(
             examples,
-            self.processor,
+            prepare,
             self.batch_size,
             self.num_workers,
             self.accelerator.process_index,
@@ -87,23 +119,50 @@ class Evaluator:
             yield forward(batch.images.to(self.accelerator.device, non_blocking=True)).cpu().numpy()
 
 
-def summarize(logits: np.ndarray, labels: np.ndarray, step_of_example: np.ndarray) -> Evaluation:
+def summarize(
+    logits: np.ndarray, labels: np.ndarray, class_ranges: Sequence[Sequence[int]], task_aware: bool = False
+) -> Evaluation:
     """
     Accuracies from logits.
 
     Args:
         logits (`np.ndarray` of shape `(n, C)`): of all classes seen.
-        labels (`np.ndarray` of shape `(n,)`): label ids.
-        step_of_example (`np.ndarray` of shape `(n,)`): index, from 0, of the step that each image's class belongs to.
+        labels (`np.ndarray` of shape `(n,)`): label ids, some of every step.
+        class_ranges: for each step its half-open range `[start, stop)` of label ids.
+        task_aware (`bool`): whether to measure the task-aware accuracies.
+
+    Raises:
+        FloatingPointError: a logit is not finite.
     """
+    _check_finite(logits)
     predictions = logits.argmax(axis=1)
     correct = predictions == labels
-    # The label is in the top five where fewer than five classes score higher.
-    higher = (logits > logits[np.arange(len(labels)), labels][:, None]).sum(axis=1)
-    confidences = 1 / (1 + np.exp(-logits.max(axis=1).astype(np.float64)))
-    return Evaluation(
+    num_old_classes = class_ranges[-1][0]
+    measured = Evaluation(
         accuracy=float(correct.mean()),
-        top5_accuracy=float((higher < 5).mean()),
-        accuracy_per_step=[float(correct[step_of_example == step].mean()) for step in np.unique(step_of_example)],
-        expected_calibration_error=expected_calibration_error(confidences, correct),
+        top5_accuracy=top_k_accuracy(logits, labels, k=5),
+        accuracy_per_step=_mean_per_step(correct, labels, class_ranges),
+        expected_calibration_error=expected_calibration_error(sigmoid_confidences(logits), correct),
+        old_new_bias=old_new_bias(predictions, labels, num_old_classes).old_new_bias if num_old_classes else None,
     )
+    if not task_aware:
+        return measured
+    correct = task_aware_predictions(logits, labels, class_ranges) == labels
+    return replace(
+        measured,
+        task_aware_accuracy=float(correct.mean()),
+        task_aware_accuracy_per_step=_mean_per_step(correct, labels, class_ranges),
+    )
+
+
+def _mean_per_step(correct: np.ndarray, labels: np.ndarray, class_ranges: Sequence[Sequence[int]]) -> list[float]:
+    return [float(correct[(labels >= start) & (labels < stop)].mean()) for start, stop in class_ranges]
+
+
+def _check_finite(logits: np.ndarray) -> None:
+    broken = ~np.isfinite(logits).all(axis=1)
+    if broken.any():
+        raise FloatingPointError(
+            f"The logits of {broken.sum()} of {len(logits)} test images are not finite, so the model is of no use: "
+            "learn it again with a lower --learning_rate."
+        )

@@ -3,11 +3,10 @@ Learns the classes of a data set step by step and publishes the model of each st
 
     accelerate launch training/incremental.py --config training/recipes/digits.yaml --output_dir outputs/digits
 
-The same command again resumes the run after the last complete step.
+The same command again goes on after the last epoch that was completed.
 """
 
 import sys
-import time
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -28,15 +27,20 @@ from hub.publish import preflight, publish_step
 from modeling_dytox import DyToxConfig, DyToxForImageClassification
 from modeling_dytox.image_processing import make_image_processor
 from training.arguments import Arguments, parse_arguments
-from training.checks import check_images
+from training.checkpointing import Checkpoints, TrainingState
+from training.checks import check_images, check_shared
 from training.data import load_splits
 from training.errors import InputError
 from training.evaluation import Evaluator
 from training.examples import Examples, concatenate
-from training.logs import RunLog
+from training.files import disk_errors_named
+from training.interruption import Interrupted, interruptible
+from training.loading import Augmented, Prepare, Processed
+from training.logs import RunLog, token_distances
 from training.loop import PhaseTrainer
 from training.memory import make_memory
 from training.methods import Phase, make_method
+from training.processes import on_main_process
 from training.results import Results, StepResults
 from training.run_folder import RunFolder, publishable, recipe_of
 from training.scenario import Step, make_scenario
@@ -61,6 +65,11 @@ class IncrementalRun:
     def __init__(self, arguments: Arguments, accelerator: Accelerator) -> None:
         self.arguments = arguments
         self.accelerator = accelerator
+        if arguments.method.sam_rho > 0 and accelerator.mixed_precision == "fp16":
+            raise InputError(
+                f"--sam_rho {arguments.method.sam_rho} does not work in float16, whose gradients overflow at times: "
+                "choose --mixed_precision bf16 or no."
+            )
         self.seed = arguments.optimization.seed
         self.method = make_method(arguments)
         self.scenario = make_scenario(load_splits(arguments.data), arguments.data)
@@ -74,8 +83,11 @@ class IncrementalRun:
         self.num_published = 0
         self.processor = make_image_processor(arguments.model.image_size)
         self.log = RunLog(accelerator, self.folder.path)
+        self.checkpoints = Checkpoints(self.folder.checkpoints)
         num_steps = len(self.scenario.steps)
-        self.trainer = PhaseTrainer(accelerator, arguments, self.method, self.processor, self.log, num_steps)
+        self.trainer = PhaseTrainer(
+            accelerator, arguments, self.method, self.processor, self.log, self.checkpoints, num_steps
+        )
         self.evaluator = Evaluator(
             accelerator,
             self.processor,
@@ -88,11 +100,11 @@ class IncrementalRun:
         self.prepare()
         model, results = self.resume()
         for step in self.scenario.steps[len(results.steps) :]:
-            started = time.perf_counter()
+            self.trainer.start_step(self.state_within(step))
             model = self.learn(model, step)
-            measured = self.evaluate(model, step, time.perf_counter() - started)
+            measured = self.evaluate(model, step, self.trainer.stopwatch.seconds)
             results.steps.append(measured)
-            self.log.write(asdict(measured))
+            self.log.write(asdict(measured) | token_distances(model))
             self.save(model, step, results)
             self.accelerator.print(f"\n{results.table()}\n")
             self.publish(step.number)
@@ -102,24 +114,28 @@ class IncrementalRun:
         Checks what only a look at the folder, the Hub and the images can tell, before anything is trained.
 
         Raises:
-            InputError: the folder holds another run, or an image cannot be read.
-            UserError: the Hub refuses.
+            InputError: the Hub refuses, an image cannot be read, or the folder holds another run.
         """
         output = self.arguments.output
-        is_main = self.accelerator.is_main_process
-        if is_main and output.push_to_hub and output.hub_model_id:
-            preflight(output.hub_model_id, private=output.hub_private_repo)
-        check_images(self.scenario, self.accelerator)
-        if is_main:
-            self.folder.open(overwrite=output.overwrite_output_dir)
-        self.accelerator.wait_for_everyone()
+        on_main_process(self.accelerator, self.check_hub)
+        fingerprint = check_images(self.scenario, self.accelerator)
+        on_main_process(self.accelerator, lambda: self.folder.open(fingerprint, overwrite=output.overwrite_output_dir))
+        check_shared(self.folder.path, self.accelerator)
         config = {name: str(value) for name, value in publishable(self.folder.recipe).items()}
         self.accelerator.init_trackers("dytox", config=config)
+
+    def check_hub(self) -> None:
+        """Asks the Hub, if it will be needed, whether it would take what this run publishes."""
+        output = self.arguments.output
+        if output.push_to_hub and output.hub_model_id:
+            try:
+                preflight(output.hub_model_id, private=output.hub_private_repo)
+            except UserError as error:
+                raise InputError(str(error)) from error
 
     def resume(self) -> tuple[DyToxForImageClassification | None, Results]:
         """The model, memory and results after the last complete step, or nothing learned yet."""
         last = self.folder.last_step()
-        self.log.resume_after(last)
         if last == 0:
             return None, Results(
                 dataset=publishable(self.folder.recipe)["dataset_name"],
@@ -140,20 +156,56 @@ class IncrementalRun:
         self.publish(last)
         return model, results
 
+    def state_within(self, step: Step) -> TrainingState | None:
+        """The newest state within a step that can be used; its memory, if the step renewed it by then, is taken up."""
+        for state in self.checkpoints.newest_first(step.number):
+            phase = self.method.phases(step)[state.position.phase]
+            try:
+                if self.memory is not None and phase.after_memory_update:
+                    self.memory.load(self.folder.memory_file(step.number))
+            except InputError as error:
+                logger.warning(f"{error} The run goes back to a state that does not need it.")
+                continue
+            self.log.resume_after_record(state.num_log_records)
+            self.accelerator.print(
+                f"Step {step.number} goes on after {phase.name}, epoch {state.position.epoch} of {phase.epochs}."
+            )
+            return state
+        self.log.resume_after_step(step.number - 1)
+        return None
+
     def learn(self, model: DyToxForImageClassification | None, step: Step) -> DyToxForImageClassification:
         """Grows the model by a step, trains its phases and renews the memory."""
         seed_everything(self.seed, step.number, "grow")
         model = self.first_model(step) if model is None else self.method.grow(model, step)
         phases = self.method.phases(step)
         self.train(model, step, [phase for phase in phases if not phase.after_memory_update])
-        if self.memory is not None:
-            features = self.evaluator.features(model, step.train, self.method.herding_embedding)
-            # Chosen once: whatever rounding differs between processes, the memory is one.
-            (chosen,) = broadcast_object_list([self.memory.choose(step, features)])
-            self.memory.update(step, chosen)
+        self.renew_memory(model, step)
         self.train(model, step, [phase for phase in phases if phase.after_memory_update])
         self.method.after_step(model, step)
         return model
+
+    def renew_memory(self, model: DyToxForImageClassification, step: Step) -> None:
+        """Herds exemplars of the new classes, cuts the old ones to their new share, and saves the memory."""
+        if self.memory is None or self.trainer.state is not None:
+            # Or the state to go on from lies after this, and its memory was taken up with it.
+            return
+        options = self.arguments
+        prepare: Prepare = Processed(self.processor)
+        if options.method.augmented_herding:
+            prepare = Augmented(self.processor, self.trainer.transform, self.seed, step.number, "herding")
+        features = self.evaluator.features(model, step.train, self.method.herding_embedding, prepare)
+        # Chosen once: whatever rounding differs between processes, the memory is one.
+        (chosen,) = broadcast_object_list([self.memory.choose(step, features)])
+        self.memory.update(step, chosen)
+        on_main_process(self.accelerator, lambda: self.save_memory(step))
+
+    def save_memory(self, step: Step) -> None:
+        """Writes the exemplars after a step."""
+        if self.memory is not None:
+            path = self.folder.memory_file(step.number)
+            with disk_errors_named(path):
+                self.memory.save(path, self.scenario.class_names)
 
     def first_model(self, step: Step) -> DyToxForImageClassification:
         """A new model that knows the classes of the first step."""
@@ -168,6 +220,8 @@ class IncrementalRun:
             intermediate_size=sizes.intermediate_size or 4 * sizes.hidden_size,
             drop_path_rate=sizes.drop_path_rate,
             encoder_attention=sizes.encoder_attention,
+            token_expansion=self.arguments.method.token_expansion,
+            independent_classifiers=self.arguments.method.independent_classifiers,
             class_ranges=[list(step.class_range)],
             id2label=dict(enumerate(step.class_names)),
             label2id={name: label for label, name in enumerate(step.class_names)},
@@ -192,7 +246,9 @@ class IncrementalRun:
 
     def evaluate(self, model: DyToxForImageClassification, step: Step, train_seconds: float) -> StepResults:
         """Measures the model on the test images of all classes seen."""
-        evaluation = self.evaluator.evaluate(model, self.scenario.seen_test(step))
+        evaluation = self.evaluator.evaluate(
+            model, self.scenario.seen_test(step), task_aware=self.arguments.output.task_aware_eval
+        )
         return StepResults(
             step=step.number,
             classes=step.class_names,
@@ -204,10 +260,9 @@ class IncrementalRun:
         )
 
     def save(self, model: DyToxForImageClassification, step: Step, results: Results) -> None:
-        """Writes the memory and then the step folder, whose appearance completes the step."""
-        if self.accelerator.is_main_process:
-            if self.memory is not None:
-                self.memory.save(self.folder.memory_file(step.number), self.scenario.class_names)
+        """Writes the step folder, whose appearance completes the step; states within the step are then of no use."""
+
+        def save() -> None:
             hub_model_id = self.arguments.output.hub_model_id
             self.folder.save_step(
                 step.number,
@@ -216,7 +271,9 @@ class IncrementalRun:
                 results,
                 finish=lambda folder: complete_step_folder(folder, hub_model_id),
             )
-        self.accelerator.wait_for_everyone()
+            self.checkpoints.clear()
+
+        on_main_process(self.accelerator, save)
 
     def publish(self, last_step: int) -> None:
         """Publishes the steps that are not yet, in order; a failure is reported and never stops the training."""
@@ -255,14 +312,20 @@ def make_accelerator(arguments: Arguments) -> Accelerator:
 
 
 def main() -> None:
-    """Runs the script; bad input ends it with one line and exit status 2."""
+    """
+    Runs the script. Bad input ends it with one line and exit status 2, a signal with one line and 128 plus its number.
+    """
     disable_progress_bars()
     logging.disable_progress_bar()
     try:
-        arguments = parse_arguments()
-        accelerator = make_accelerator(arguments)
-        IncrementalRun(arguments, accelerator).run()
-        accelerator.end_training()
+        with interruptible():
+            arguments = parse_arguments()
+            accelerator = make_accelerator(arguments)
+            IncrementalRun(arguments, accelerator).run()
+            accelerator.end_training()
+    except Interrupted as signal:
+        sys.stderr.write(f"stopped by {signal}: the same command goes on after the last epoch that was completed.\n")
+        sys.exit(signal.exit_status)
     except (InputError, UserError, FloatingPointError) as error:
         # An error of a worker process comes with the worker's traceback: its last line is the error.
         message = str(error).splitlines()[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")

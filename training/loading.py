@@ -1,7 +1,7 @@
-"""Batches: which images, in which order, on which process, and their augmentation, all by name of the draw."""
+"""Loads batches: images are decoded, augmented or processed, in worker processes or here."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -9,8 +9,14 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from transformers import ViTImageProcessor
 
+from training.augmentation import Normalizer
+from training.batches import Batches, Draw
 from training.examples import Examples
 from training.seeding import derive_seed, isolated_randomness
+
+
+# Makes `pixel_values` of shape `(B, 3, height, width)` from RGB images and their source indices.
+Prepare: TypeAlias = Callable[[list[Image.Image], np.ndarray], torch.Tensor]
 
 
 class Batch(NamedTuple):
@@ -28,56 +34,6 @@ class Batch(NamedTuple):
     weight: float = 1.0
 
 
-class TrainingBatches:
-    """
-    The batches of one epoch for one process.
-
-    A permutation of all examples, the same on every process, is cut into optimizer steps of nearly equal size (every
-    example once an epoch), and each of those into one batch for each process and accumulation round. So a run at the
-    same global batch sees the same images together, whatever the number of processes.
-
-    Args:
-        num_examples (`int`): examples to draw from.
-        global_batch_size (`int`): at most so many examples an optimizer step.
-        accumulation (`int`): batches of a process an optimizer step.
-        process_index, num_processes (`int`): which of how many processes.
-        even (`bool`): give every batch an even size, as MixUp needs; the odd examples of an epoch are left out.
-    """
-
-    def __init__(
-        self,
-        num_examples: int,
-        global_batch_size: int,
-        accumulation: int = 1,
-        process_index: int = 0,
-        num_processes: int = 1,
-        even: bool = False,
-    ) -> None:
-        self.num_examples = num_examples
-        self.accumulation = accumulation
-        self.process_index = process_index
-        self.num_processes = num_processes
-        self.unit = 2 if even else 1
-        smallest = self.unit * accumulation * num_processes
-        # Too few examples for one batch everywhere: they are repeated.
-        self.num_drawn = max(num_examples - num_examples % self.unit, smallest)
-        self.num_optimizer_steps = max(1, min(-(-self.num_drawn // global_batch_size), self.num_drawn // smallest))
-
-    def epoch(self, seed: int) -> list[list[tuple[np.ndarray, float]]]:
-        """
-        For each optimizer step, for each accumulation round: positions of the examples of this process, and the
-        weight of their mean loss. Over all processes and rounds of a step, weights sum to the number of processes.
-        """
-        order = np.random.default_rng(seed).permutation(self.num_examples)
-        drawn = np.resize(order, self.num_drawn).reshape(-1, self.unit)
-        steps = []
-        for step in np.array_split(drawn, self.num_optimizer_steps):
-            parts = np.array_split(step, self.accumulation * self.num_processes)
-            mine = parts[self.process_index :: self.num_processes]
-            steps.append([(part.ravel(), self.num_processes * part.size / step.size) for part in mine])
-        return steps
-
-
 class _AugmentedImages(Dataset):
     """Images by `(position, seed of the augmentation)`, so that a draw does not depend on the worker that makes it."""
 
@@ -92,17 +48,57 @@ class _AugmentedImages(Dataset):
             return self.transform(image), int(self.examples.labels[position])
 
 
-class _ProcessedImages(Dataset):
-    """Images as the image processor of the model makes them, one batch an item."""
+class _PixelValues(Dataset):
+    """`pixel_values` of one batch an item, as `prepare` makes them from images and their source indices."""
 
-    def __init__(self, examples: Examples, processor: ViTImageProcessor) -> None:
+    def __init__(self, examples: Examples, prepare: Prepare) -> None:
         self.examples = examples
-        self.processor = processor
+        self.prepare = prepare
 
     def __getitem__(self, positions: np.ndarray) -> Batch:
         images = [self.examples.image(int(position)) for position in positions]
-        pixel_values = self.processor(images=images, return_tensors="pt")["pixel_values"]
+        pixel_values = self.prepare(images, self.examples.source_indices[positions])
         return Batch(pixel_values, torch.from_numpy(self.examples.labels[positions]))
+
+
+class Processed:
+    """
+    Images as users of the model will give them.
+
+    Args:
+        processor (`ViTImageProcessor`): of the model.
+    """
+
+    def __init__(self, processor: ViTImageProcessor) -> None:
+        self.processor = processor
+
+    def __call__(self, images: list[Image.Image], source_indices: np.ndarray) -> torch.Tensor:
+        return self.processor(images=images, return_tensors="pt")["pixel_values"]
+
+
+class Augmented:
+    """
+    Images as training sees them, each augmented once.
+
+    Args:
+        processor (`ViTImageProcessor`): gives the normalisation.
+        transform: the training augmentation, image to uint8 tensor.
+        seed: names the draw; an image's augmentation follows from it and from its source index.
+    """
+
+    def __init__(
+        self, processor: ViTImageProcessor, transform: Callable[[Image.Image], torch.Tensor], *seed: int | str
+    ) -> None:
+        self.normalize = Normalizer(processor, torch.device("cpu"))
+        self.transform = transform
+        self.seed = seed
+
+    def __call__(self, images: list[Image.Image], source_indices: np.ndarray) -> torch.Tensor:
+        return self.normalize(torch.stack(list(map(self._augment, images, source_indices))))
+
+    def _augment(self, image: Image.Image, source_index: int) -> torch.Tensor:
+        with isolated_randomness(derive_seed(*self.seed, "augmentation", int(source_index))):
+            return self.transform(image)
 
 
 class TrainingLoader:
@@ -112,7 +108,7 @@ class TrainingLoader:
     Args:
         examples (`Examples`): what to learn from.
         transform: the training augmentation, image to uint8 tensor.
-        batches (`TrainingBatches`): how an epoch is cut.
+        batches (`Batches`): how an epoch is cut.
         num_workers (`int`): processes that load.
     """
 
@@ -120,7 +116,7 @@ class TrainingLoader:
         self,
         examples: Examples,
         transform: Callable[[Image.Image], torch.Tensor],
-        batches: TrainingBatches,
+        batches: Batches,
         num_workers: int,
     ) -> None:
         self.examples = examples
@@ -136,20 +132,20 @@ class TrainingLoader:
             pin_memory=torch.cuda.is_available(),
         )
 
-    def epoch(self, *seed: int | str) -> Iterator[list[Batch]]:
-        """The optimizer steps of the epoch that `seed` names, each a list of batches to accumulate."""
-        steps = self.batches.epoch(derive_seed(*seed, "order"))
-        self.keys.batches = [self._augmentation_keys(positions, seed) for step in steps for positions, _ in step]
+    def epoch(self, number: int, *seed: int | str) -> Iterator[list[Batch]]:
+        """The optimizer steps of epoch `number` of the phase that `seed` names, each a list of batches."""
+        steps = self.batches.epoch(number, derive_seed(*seed, number, "order"))
+        self.keys.batches = [self._augmentation_keys(draw, (*seed, number)) for step in steps for draw in step]
         loaded = iter(self.loader)
         for step in steps:
-            yield [next(loaded)._replace(weight=weight) for _, weight in step]
+            yield [next(loaded)._replace(weight=draw.weight) for draw in step]
 
-    def _augmentation_keys(self, positions: np.ndarray, seed: Sequence[int | str]) -> list[tuple[int, int]]:
+    def _augmentation_keys(self, draw: Draw, seed: Sequence[int | str]) -> list[tuple[int, int]]:
         # Keyed by the image, not by its place in the batch: the same on any number of processes.
-        sources = self.examples.source_indices[positions]
+        sources = self.examples.source_indices[draw.positions]
         return [
-            (int(position), derive_seed(*seed, "augmentation", int(source)))
-            for position, source in zip(positions, sources, strict=True)
+            (int(position), derive_seed(*seed, "augmentation", int(source), *([int(copy)] if copy else [])))
+            for position, source, copy in zip(draw.positions, sources, draw.copies, strict=True)
         ]
 
 
@@ -173,21 +169,21 @@ def _stack(samples: Sequence[tuple[torch.Tensor, int]]) -> Batch:
 
 def evaluation_batches(
     examples: Examples,
-    processor: ViTImageProcessor,
+    prepare: Prepare,
     batch_size: int,
     num_workers: int,
     process_index: int = 0,
     num_processes: int = 1,
 ) -> DataLoader:
     """
-    Un-augmented images in their order, every image exactly once over all processes. Batches are cut before they are
-    dealt out, so that an image always shares its batch with the same others.
+    Images in their order, every image exactly once over all processes. Batches are cut before they are dealt out, so
+    that an image always shares its batch with the same others.
     """
     positions = np.arange(len(examples))
     batches = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
     mine = batches[process_index::num_processes]
     return DataLoader(
-        _ProcessedImages(examples, processor),
+        _PixelValues(examples, prepare),
         sampler=mine,
         batch_size=None,
         num_workers=min(num_workers, len(mine)),

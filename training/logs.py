@@ -1,14 +1,17 @@
 """What a run shows and writes down while it trains: progress bars, `log.jsonl`, and a tracker if one is asked for."""
 
 import json
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from training.files import write_aside
+from modeling_dytox import DyToxForImageClassification
+from training.files import disk_errors_named, write_aside
 
 
 def progress_bar(accelerator: Accelerator, items: Iterable[Any] | None = None, **options: Any) -> tqdm:
@@ -31,21 +34,65 @@ class RunLog:
         self.path = output_dir / "log.jsonl"
         self.num_records = 0
 
-    def resume_after(self, last_step: int) -> None:
+    def resume_after_step(self, step: int) -> None:
         """Goes on after the records of the last complete step; those of a step that broke off are dropped."""
-        if not self.accelerator.is_main_process or not self.path.exists():
-            return
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= last_step]
-        write_aside(self.path, "".join(f"{line}\n" for line in kept))
-        self.num_records = len(kept)
+        self._keep([line for line in self._complete_lines() if json.loads(line)["step"] <= step])
+
+    def resume_after_record(self, num_records: int) -> None:
+        """Goes on after so many records; later ones are dropped."""
+        self._keep(self._complete_lines()[:num_records])
 
     def write(self, record: dict[str, Any]) -> None:
-        """Adds one record of numbers and names; `step` tells the step it belongs to."""
+        """
+        Adds one record of numbers and names; `step` tells the step it belongs to. The tracker gets the numbers, those
+        of a list one by one, from `name/1` on.
+        """
         if not self.accelerator.is_main_process:
             return
-        with self.path.open("a", encoding="utf-8") as file:
+        with disk_errors_named(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self.num_records += 1
-        numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
-        self.accelerator.log(numbers, step=self.num_records)
+        self.accelerator.log(dict(_numbers(record)), step=self.num_records)
+
+    def _complete_lines(self) -> list[str]:
+        if not self.path.exists():
+            return []
+        return [line for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+
+    def _keep(self, lines: list[str]) -> None:
+        if self.accelerator.is_main_process and self.path.exists():
+            write_aside(self.path, "".join(f"{line}\n" for line in lines))
+            self.num_records = len(lines)
+
+
+def _numbers(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in record.items():
+        values = {f"{name}/{place}": item for place, item in enumerate(value, 1)} if isinstance(value, list) else {}
+        for key, number in (values or {name: value}).items():
+            if isinstance(number, int | float):
+                yield key, number
+
+
+class Stopwatch:
+    """The time that a step takes, over all the times it was started."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self, already: float = 0.0) -> None:
+        """Counts from now, on top of the seconds `already` spent."""
+        self.started = time.perf_counter() - already
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent so far."""
+        return time.perf_counter() - self.started
+
+
+def token_distances(model: DyToxForImageClassification) -> dict[str, float]:
+    """Mean, smallest and largest Euclidean distance between two task tokens; nothing while there is only one."""
+    distances = torch.pdist(torch.cat([token.detach().float() for token in model.dytox.task_tokens]))
+    if not len(distances):
+        return {}
+    measured = {"mean": distances.mean(), "min": distances.min(), "max": distances.max()}
+    return {f"token_distance/{name}": value.item() for name, value in measured.items()}

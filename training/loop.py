@@ -2,35 +2,38 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 import torch
 from accelerate import Accelerator
-from timm.data import Mixup
 from timm.optim import param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 from transformers import ViTImageProcessor
 
 from modeling_dytox import DyToxForImageClassification
 from training.arguments import Arguments
 from training.augmentation import Normalizer, make_mixup, make_train_transform
+from training.batches import Batches, PublishedBatches, TrainingBatches
+from training.checkpointing import Checkpoints, Position, TrainingState, load_tensors, tensors_of
+from training.epoch import EpochTrainer
 from training.errors import InputError
 from training.examples import Examples
-from training.loading import Batch, TrainingBatches, TrainingLoader
-from training.logs import RunLog, progress_bar
-from training.losses import one_hot_targets
+from training.loading import TrainingLoader
+from training.logs import RunLog, Stopwatch, progress_bar
 from training.methods import Learner, Method, Phase
+from training.processes import on_main_process
 from training.scenario import Step
 from training.seeding import seed_everything
+from training.sharpness import SharpnessAwareMinimization
 
 
 class PhaseTrainer:
     """
-    Trains phases. One object serves a run; it keeps nothing from phase to phase.
+    Trains phases. One object serves a run; from phase to phase it keeps the time that the step takes, and the state to
+    go on from until the phase that it belongs to.
 
     Args:
         accelerator (`Accelerator`): processes, device and precision.
@@ -38,6 +41,7 @@ class PhaseTrainer:
         method (`Method`): gives the loss.
         processor (`ViTImageProcessor`): gives the normalisation.
         log (`RunLog`): takes the losses of each epoch.
+        checkpoints (`Checkpoints`): take the state after each epoch.
         num_steps (`int`): steps of the run, for the progress bar.
     """
 
@@ -48,16 +52,21 @@ class PhaseTrainer:
         method: Method,
         processor: ViTImageProcessor,
         log: RunLog,
+        checkpoints: Checkpoints,
         num_steps: int,
     ) -> None:
         self.accelerator = accelerator
+        self.checkpoints = checkpoints
         self.num_steps = num_steps
+        self.stopwatch = Stopwatch()
+        self.state: TrainingState | None = None
         self.options = arguments.optimization
         self.method_options = arguments.method
         self.method = method
         self.log = log
         self.transform = make_train_transform(self.options, arguments.model.image_size)
         self.normalize = Normalizer(processor, accelerator.device)
+        self.initial_loss_scale = None if accelerator.scaler is None else accelerator.scaler.state_dict()
 
     @property
     def global_batch_size(self) -> int:
@@ -66,46 +75,89 @@ class PhaseTrainer:
         per_process = options.per_device_train_batch_size * options.gradient_accumulation_steps
         return per_process * self.accelerator.num_processes
 
+    def start_step(self, state: TrainingState | None) -> None:
+        """Prepares for the phases of a step, of which those before `state` were learned already."""
+        self.state = state
+        self.stopwatch.start(state.train_seconds if state else 0.0)
+
     def train(self, model: DyToxForImageClassification, step: Step, phase: Phase, examples: Examples) -> None:
         """
-        Trains `model` in place through one phase.
+        Trains `model` in place through one phase, or through what the state to go on from leaves of it.
 
         Raises:
             FloatingPointError: the loss is not finite.
+            InputError: the state after an epoch cannot be saved.
         """
+        start = self._start(step, phase)
+        if start is None:
+            return
         seed_everything(self.options.seed, step.number, phase.name)
         freeze(model, phase.frozen)
         learner = Learner(self.method, model, step, phase)
-        optimizer = torch.optim.AdamW(
-            param_groups_weight_decay(learner, self.options.weight_decay), lr=self.learning_rate(phase)
-        )
+        optimizer = self._optimizer(learner, phase)
         schedule = self._schedule(optimizer, phase)
         prepared, optimizer = self.accelerator.prepare(learner, optimizer)
-        mixup = make_mixup(self.method_options, step.num_seen_classes)
-        loader = self._loader(examples, even=mixup is not None)
-        progress = progress_bar(
-            self.accelerator, total=phase.epochs * loader.batches.num_optimizer_steps, unit="optimizer step"
-        )
-        for epoch in range(phase.epochs):
+        self._restore(learner, optimizer)
+        trainer = self._epoch_trainer(prepared, optimizer, step, phase)
+        loader = self._loader(examples, phase, even=trainer.mixup is not None)
+        progress = self._progress(phase, start.epoch, loader.batches)
+        for epoch in range(start.epoch, phase.epochs):
             name = f"step {step.number}/{self.num_steps}, {phase.name}, epoch {epoch + 1}/{phase.epochs}"
             progress.set_description(name, refresh=False)
-            draws = (self.options.seed, step.number, phase.name, epoch)
-            seed_everything(*draws, process_index=self.accelerator.process_index)
+            draws = (self.options.seed, step.number, phase.name)
+            seed_everything(*draws, epoch, process_index=self.accelerator.process_index)
             if schedule is not None:
-                schedule.step(epoch)
+                schedule.step(max(epoch - 1, 0) if self.options.lagging_schedule else epoch)
             train_mode_except_frozen(prepared)
             started = time.perf_counter()
-            losses = self._epoch(prepared, optimizer, loader.epoch(*draws), step, mixup, progress)
-            self._report(losses, step, phase, epoch, optimizer.param_groups[0]["lr"], len(examples), started)
+            losses = trainer.train(loader.epoch(epoch, *draws), progress)
+            rate = optimizer.param_groups[0]["lr"]
+            self._report(losses, step, phase, epoch, rate, loader.batches.num_drawn, started)
+            self._save(start._replace(epoch=epoch + 1), learner, optimizer)
         progress.close()
         # The accelerator would otherwise keep the learner and its optimizer for the rest of the run.
         self.accelerator.free_memory()
         model.requires_grad_(True)
 
+    def _start(self, step: Step, phase: Phase) -> Position | None:
+        """Where to begin with the phase; None if it was learned before the state to go on from."""
+        names = [each.name for each in self.method.phases(step)]
+        begin = Position(step.number, names.index(phase.name), 0)
+        if self.state is None:
+            return begin
+        return self.state.position if self.state.position.phase == begin.phase else None
+
+    def _restore(self, learner: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Takes up the state to go on from, if there is one; else starts with a fresh loss scale, as it would have."""
+        state, self.state = self.state, None
+        if state is not None:
+            load_tensors(state.tensors, learner, optimizer)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state.loss_scale if state else self.initial_loss_scale)
+
+    def _save(self, position: Position, learner: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        def save() -> None:
+            scaler = self.accelerator.scaler
+            self.checkpoints.save(
+                TrainingState(
+                    position,
+                    self.stopwatch.seconds,
+                    self.log.num_records,
+                    None if scaler is None else scaler.state_dict(),
+                    tensors_of(learner, optimizer),
+                )
+            )
+
+        on_main_process(self.accelerator, save)
+
     def learning_rate(self, phase: Phase) -> float:
         """Peak learning rate of the phase at the global batch size of this run."""
         per_images = self.options.learning_rate_batch_size
         return phase.learning_rate * (self.global_batch_size / per_images if per_images else 1.0)
+
+    def _optimizer(self, learner: Learner, phase: Phase) -> torch.optim.AdamW:
+        groups = param_groups_weight_decay(learner, self.options.weight_decay)
+        return torch.optim.AdamW(groups, lr=self.learning_rate(phase))
 
     def _schedule(self, optimizer: torch.optim.Optimizer, phase: Phase) -> CosineLRScheduler | None:
         if phase.schedule == "constant":
@@ -118,8 +170,28 @@ class PhaseTrainer:
             warmup_lr_init=self.options.warmup_learning_rate,
         )
 
-    def _loader(self, examples: Examples, even: bool) -> TrainingLoader:
-        batches = TrainingBatches(
+    def _epoch_trainer(
+        self, learner: nn.Module, optimizer: torch.optim.Optimizer, step: Step, phase: Phase
+    ) -> EpochTrainer:
+        mixup = make_mixup(self.method_options, step.num_seen_classes)
+        sharpness = None
+        if phase.sharpness_radius > 0:
+            trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+            sharpness = SharpnessAwareMinimization(trained, phase.sharpness_radius, self.method_options.sam_adaptive)
+        return EpochTrainer(
+            self.accelerator, learner, optimizer, self.normalize, step.num_seen_classes, mixup, sharpness
+        )
+
+    def _progress(self, phase: Phase, first_epoch: int, batches: Batches) -> tqdm:
+        return progress_bar(
+            self.accelerator,
+            initial=first_epoch * batches.num_optimizer_steps,
+            total=phase.epochs * batches.num_optimizer_steps,
+            unit="optimizer step",
+        )
+
+    def _loader(self, examples: Examples, phase: Phase, even: bool) -> TrainingLoader:
+        share = (
             len(examples),
             self.global_batch_size,
             self.options.gradient_accumulation_steps,
@@ -127,42 +199,12 @@ class PhaseTrainer:
             self.accelerator.num_processes,
             even,
         )
+        batches: Batches
+        if phase.shuffle and phase.repeated_augmentation == 1:
+            batches = TrainingBatches(*share)
+        else:
+            batches = PublishedBatches(*share, repeats=phase.repeated_augmentation, shuffle=phase.shuffle)
         return TrainingLoader(examples, self.transform, batches, self.options.num_workers)
-
-    def _epoch(
-        self,
-        learner: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        steps: Iterator[list[Batch]],
-        step: Step,
-        mixup: Mixup | None,
-        progress: tqdm,
-    ) -> dict[str, float]:
-        """Trains one epoch; returns the mean of each term of the loss over its optimizer steps and processes."""
-        sums: dict[str, Tensor] = {}
-        count = 0
-        for batches in steps:
-            for position, batch in enumerate(batches):
-                is_last = position == len(batches) - 1
-                with nullcontext() if is_last else self.accelerator.no_sync(learner):
-                    terms = learner(*self._inputs(batch, step, mixup))
-                    self.accelerator.backward(batch.weight * torch.stack(list(terms.values())).sum())
-                for name, term in terms.items():
-                    sums[name] = sums.get(name, 0) + batch.weight * term.detach()
-            optimizer.step()
-            optimizer.zero_grad()
-            progress.update()
-            count += 1
-        means = self.accelerator.reduce(torch.stack(list(sums.values())) / count, reduction="mean")
-        return dict(zip(sums, means.tolist(), strict=True))
-
-    def _inputs(self, batch: Batch, step: Step, mixup: Mixup | None) -> tuple[Tensor, Tensor]:
-        device = self.accelerator.device
-        pixel_values = self.normalize(batch.images.to(device, non_blocking=True))
-        labels = batch.labels.to(device, non_blocking=True)
-        if mixup is not None:
-            return mixup(pixel_values, labels)
-        return pixel_values, one_hot_targets(labels, step.num_seen_classes)
 
     def _report(
         self,

@@ -90,7 +90,7 @@ class RehearsalMemory:
         partial = path.with_name(f".{path.name}.partial")
         path.parent.mkdir(parents=True, exist_ok=True)
         # Images known by their path alone are read in: the file must stand on its own.
-        pq.write_table(embed_table_storage(dataset.data.table), partial)
+        pq.write_table(embed_table_storage(dataset.data.table), partial, write_page_checksum=True)
         partial.replace(path)
 
     def load(self, path: Path) -> None:
@@ -101,12 +101,13 @@ class RehearsalMemory:
             InputError: the file is missing or damaged.
         """
         try:
-            dataset = Dataset(pq.read_table(path))
+            dataset = Dataset(pq.read_table(path, page_checksum_verification=True))
             columns = dataset.select_columns(["label", "step", "source_index"]).to_dict()
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
                 f"The rehearsal memory {path.name} cannot be read ({' '.join(str(error).split())}): restore the file, "
-                "or start anew with --overwrite_output_dir."
+                f"delete {path.stem} and the later steps to learn them again, or start anew with "
+                "--overwrite_output_dir."
             ) from error
         self.steps = np.array(columns["step"], dtype=np.int64)
         labels, sources = (np.array(columns[name], dtype=np.int64) for name in ("label", "source_index"))

@@ -25,6 +25,11 @@ class StepResults:
         num_parameters (`int`): of the model.
         memory_size (`int`): exemplars in the rehearsal memory.
         train_seconds (`float`): time this step took to learn.
+        old_new_bias (`float`, *optional*): share of images predicted as a class of this step, less the share that
+            are; None after step 1, when there are no old classes.
+        task_aware_accuracy (`float`, *optional*): accuracy with the step of each image given: only the classes of
+            that step compete (task-incremental learning). None where it was not measured.
+        task_aware_accuracy_per_step (`list[float]`, *optional*): the same on the classes of each step so far.
     """
 
     step: int
@@ -37,6 +42,9 @@ class StepResults:
     num_parameters: int
     memory_size: int
     train_seconds: float
+    old_new_bias: float | None = None
+    task_aware_accuracy: float | None = None
+    task_aware_accuracy_per_step: list[float] | None = None
 
 
 @dataclass
@@ -54,12 +62,16 @@ class Results:
         """The content of `results.json`, with the metrics over all steps so far."""
         accuracies = [step.accuracy for step in self.steps]
         matrix = [step.accuracy_per_step for step in self.steps]
-        return asdict(self) | {
+        overall = {
             "average_incremental_accuracy": average_incremental_accuracy(accuracies),
             "last_accuracy": last_accuracy(accuracies),
             "forgetting": forgetting(matrix),
             "backward_transfer": backward_transfer(matrix),
         }
+        task_aware = [step.task_aware_accuracy for step in self.steps if step.task_aware_accuracy is not None]
+        if len(task_aware) == len(self.steps):
+            overall["average_task_aware_accuracy"] = average_incremental_accuracy(task_aware)
+        return asdict(self) | overall
 
     def write(self, path: Path) -> None:
         """Replaces the file as a whole."""
@@ -77,7 +89,10 @@ class Results:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             steps = [StepResults(**step) for step in content["steps"]]
-            return cls(**{name: content[name] for name in own}, steps=steps)
+            results = cls(**{name: content[name] for name in own}, steps=steps)
+            # Numbers that no run can have measured show here rather than when the next step is written.
+            results.to_dict()
+            return results
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path} is no results.json of a run ({' '.join(str(error).split())}): restore the file, or start "
@@ -85,18 +100,26 @@ class Results:
             ) from error
 
     def table(self) -> str:
-        """The steps as a table for the terminal."""
-        lines = ["step  classes  accuracy  top-5   calibration error  memory  parameters  seconds"]
-        for step in self.steps:
-            lines.append(
-                f"{step.step:>4}  {step.num_seen_classes:>7}  {step.accuracy:>8.2%}  {step.top5_accuracy:>6.2%}  "
-                f"{step.expected_calibration_error:>17.2%}  {step.memory_size:>6}  {step.num_parameters:>10,}  "
-                f"{step.train_seconds:>7.1f}"
-            )
+        """The steps as a table for the terminal; task-aware accuracy has a column only where it was measured."""
         overall = self.to_dict()
-        lines.append(
+        has_task_aware = any(step.task_aware_accuracy is not None for step in self.steps)
+        header = "step  classes  accuracy    top-5  calibration error  memory  parameters  seconds"
+        summary = (
             f"average incremental accuracy {overall['average_incremental_accuracy']:.2%}, last accuracy "
             f"{overall['last_accuracy']:.2%}, forgetting {overall['forgetting']:.2%}, backward transfer "
             f"{overall['backward_transfer']:+.2%}"
         )
-        return "\n".join(lines)
+        if "average_task_aware_accuracy" in overall:
+            summary += f", average task-aware accuracy {overall['average_task_aware_accuracy']:.2%}"
+        rows = [_row(step, has_task_aware) for step in self.steps]
+        return "\n".join([header + "  task-aware" * has_task_aware, *rows, summary])
+
+
+def _row(step: StepResults, has_task_aware: bool) -> str:
+    row = (
+        f"{step.step:>4}  {step.num_seen_classes:>7}  {step.accuracy:>8.2%}  {step.top5_accuracy:>7.2%}  "
+        f"{step.expected_calibration_error:>17.2%}  {step.memory_size:>6}  {step.num_parameters:>10,}  "
+        f"{step.train_seconds:>7.1f}"
+    )
+    task_aware = "-" if step.task_aware_accuracy is None else f"{step.task_aware_accuracy:.2%}"
+    return f"{row}  {task_aware:>10}" if has_task_aware else row

@@ -1,10 +1,11 @@
 """The folder of a run: one complete folder a step, the memory after each step, and what was asked for."""
 
 import copy
+import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ from transformers import ViTImageProcessor
 from modeling_dytox import DyToxForImageClassification
 from training.arguments import Arguments
 from training.errors import InputError
-from training.files import write_aside
+from training.files import disk_errors_named, write_aside
 from training.results import Results
 
 
 RECIPE_FILE = "training_config.yaml"
 RESULTS_FILE = "results.json"
+LOG_FILE = "log.jsonl"
+FINGERPRINT_FILE = "data_fingerprint.json"
+FOLDERS = r"\.?step\d+(\.partial)?|memory|checkpoints"
 
 
 class RunFolder:
@@ -38,12 +42,17 @@ class RunFolder:
         self.path = path
         self.recipe = recipe
 
-    def open(self, overwrite: bool = False) -> None:
+    def open(self, fingerprint: Mapping[str, str], overwrite: bool = False) -> None:
         """
-        Makes the folder ready: new, or continuing a run of the same recipe.
+        Makes the folder ready: new, or continuing a run of the same recipe on the same data.
+
+        Args:
+            fingerprint (`Mapping[str, str]`): of each split, see [`training.checks.check_images`].
+            overwrite (`bool`): delete the run that the folder holds.
 
         Raises:
-            InputError: the folder holds a run of another recipe or something else, or cannot be written.
+            InputError: the folder holds a run of another recipe or on other data, or something else, or cannot be
+                written.
         """
         try:
             if overwrite:
@@ -51,7 +60,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             if not overwrite:
                 self._check_same_recipe()
+                self._check_same_data(fingerprint)
             write_aside(self.path / RECIPE_FILE, _to_yaml(self.recipe))
+            write_aside(self.path / FINGERPRINT_FILE, json.dumps(dict(fingerprint), indent=2) + "\n")
             for leftover in self.path.glob(".step*.partial"):
                 shutil.rmtree(leftover)
         except OSError as error:
@@ -66,6 +77,11 @@ class RunFolder:
     def memory_file(self, step: int) -> Path:
         """Where the exemplars after a step are, or will be."""
         return self.path / "memory" / f"step{step}.parquet"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the states within the step being learned are."""
+        return self.path / "checkpoints"
 
     def last_step(self) -> int:
         """The last step that is complete, with all steps before it; 0 when there is none."""
@@ -91,8 +107,11 @@ class RunFolder:
 
         Args:
             finish: called with the folder while it is still written aside, e.g. to add a card and figures.
+
+        Raises:
+            InputError: the disk is full, or cannot be written.
         """
-        with self._written_aside(self.step_folder(step)) as folder:
+        with disk_errors_named(self.step_folder(step)), self._written_aside(self.step_folder(step)) as folder:
             model.save_pretrained(folder)
             processor.save_pretrained(folder)
             results.write(folder / RESULTS_FILE)
@@ -127,7 +146,12 @@ class RunFolder:
         partial = final.with_name(f".{final.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        yield partial
+        try:
+            yield partial
+        except (OSError, SafetensorError):
+            # What is left of it would take up a disk that may be full.
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         if final.exists():
             # It follows a gap, or lost its results: the run has learned this step anew.
             shutil.rmtree(final)
@@ -154,6 +178,22 @@ class RunFolder:
                 "folder, restore the options, or start anew with --overwrite_output_dir."
             )
 
+    def _check_same_data(self, fingerprint: Mapping[str, str]) -> None:
+        file = self.path / FINGERPRINT_FILE
+        if not file.is_file():
+            return
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+            changed = [split for split, value in fingerprint.items() if before[split] != value]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{file} is damaged: restore it, or start anew with --overwrite_output_dir.") from error
+        if changed:
+            raise InputError(
+                f"--output_dir {self.path} holds a run on other data (the {' and the '.join(changed)} images or their "
+                "labels have changed since): restore the data set, choose another folder, or start anew with "
+                "--overwrite_output_dir."
+            )
+
     def _holds_anything(self) -> bool:
         # A file that was being written when a run was killed is not worth keeping.
         return any(not entry.name.endswith(".partial") for entry in self.path.iterdir())
@@ -178,9 +218,9 @@ class RunFolder:
             )
         # The recipe last: until then the folder is known as that of a run, should this be interrupted.
         for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == RECIPE_FILE):
-            if entry.is_dir() and re.fullmatch(r"\.?step\d+(\.partial)?|memory", entry.name):
+            if entry.is_dir() and re.fullmatch(FOLDERS, entry.name):
                 shutil.rmtree(entry)
-            elif entry.name in (RECIPE_FILE, RESULTS_FILE, "log.jsonl"):
+            elif entry.name in (RECIPE_FILE, RESULTS_FILE, LOG_FILE, FINGERPRINT_FILE):
                 entry.unlink()
 
 

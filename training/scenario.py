@@ -141,6 +141,38 @@ def resolve_class_order(order: Sequence[str] | None, class_names: Sequence[str],
     return labels[:num_classes]
 
 
+def select_by_name(
+    examples: Examples, names: Sequence[str], class_names: Sequence[str], limit: int | None = None
+) -> Examples:
+    """
+    The test images of some classes, found by name; label ids are the positions in `class_names`.
+
+    Args:
+        examples (`Examples`): test images, with label ids of the data set.
+        names (`Sequence[str]`): name of each of these label ids.
+        class_names (`Sequence[str]`): the classes to keep, in the order of learning.
+        limit (`int`, *optional*): only the first so many images of each class.
+
+    Raises:
+        InputError: a class is named twice, or has no image.
+    """
+    repeated = [name for position, name in enumerate(class_names) if name in class_names[:position]]
+    if repeated:
+        raise InputError(
+            f"The model names two classes {repeated[0]!r}, so their images cannot be told apart: give its id2label a "
+            "name of its own for each class."
+        )
+    counts = np.bincount(examples.labels, minlength=len(names))
+    missing = [name for name in class_names if name not in names or counts[names.index(name)] == 0]
+    if missing:
+        raise InputError(
+            f"The test split has no image of {missing[0]!r} ({len(missing)} such class(es) among {len(class_names)} "
+            "that the model knows): give the data set that the model has learned, or the --label_column that names "
+            "these classes."
+        )
+    return _relabel(examples, [names.index(name) for name in class_names], len(names), limit)
+
+
 def _random_order(entry: str, num_classes: int) -> list[int]:
     seed = entry.removeprefix("seed:")
     if not seed.isdecimal() or int(seed) >= 2**32:

@@ -53,6 +53,7 @@ def test_forgetting_after_each_step_agrees_with_numpy(steps: int, tmp_path: Path
         ("config.json", lambda c: c.update(class_ranges=[[0, 2], [2, 5]]), "class_ranges is [[0, 2], [2, 5]]"),
         ("config.json", lambda c: c.update(class_ranges=[[0, 4]]), "results.json gives [[0, 2], [2, 4]]"),
         ("config.json", lambda c: c.update(num_task_tokens=3), "num_task_tokens is 3"),
+        ("config.json", lambda c: c.update(token_expansion=False), "num_task_tokens is 2, expected one for all steps"),
         ("config.json", lambda c: c["id2label"].update({"1": "dog"}), "id2label[1] is 'dog'"),
         ("config.json", lambda c: c["id2label"].pop("3"), "id2label has 3 classes"),
         ("results.json", lambda r: r.pop("method"), "'method' is missing"),
@@ -101,6 +102,11 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 def test_a_joint_model_may_know_several_steps_by_one_token(tmp_path: Path) -> None:
     folder = write_trained_files(tmp_path / "step2", fake_results(3, method="joint"), 2)
     change(folder / "config.json", lambda config: config.update(class_ranges=[[0, 4]], num_task_tokens=1))
+    assert StepFolder.read(folder).step == 2
+
+
+def test_without_token_expansion_all_steps_share_one_token(folder: Path) -> None:
+    change(folder / "config.json", lambda config: config.update(token_expansion=False, num_task_tokens=1))
     assert StepFolder.read(folder).step == 2
 
 

@@ -1,9 +1,8 @@
-"""One process and two give the same run at the same global batch, launched as a user would."""
+"""One process and several give the same run at the same global batch, launched as a user would."""
 
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,56 +11,21 @@ import torch
 from safetensors.torch import load_file
 
 
-# Both launches use one thread a process, so that sums are taken in the same order.
-ENVIRONMENT = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-
-def launch(root: Path, num_processes: int, options: dict[str, object]) -> Path:
-    """Runs the script with `torchrun` and gives its output folder."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
-    command += [
-        "training/incremental.py",
-        *(part for name, value in options.items() for part in (f"--{name}", str(value))),
-    ]
-    done = subprocess.run(command, cwd=root, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return Path(str(options["output_dir"]))
+Launch = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("runs")
-    options: dict[str, object] = {
-        "dataset_name": "digits",
-        "num_classes": 6,
-        "classes_per_step": 2,
-        "max_train_samples_per_class": 30,
-        "image_size": 8,
-        "hidden_size": 32,
-        "num_attention_heads": 4,
-        "num_hidden_layers": 2,
-        "drop_path_rate": 0.0,
-        "num_epochs": 4,
-        "finetuning_epochs": 2,
-        "memory_size": 30,
-        "learning_rate": 2e-3,
-        "learning_rate_batch_size": 0,
-        "num_workers": 0,
-    }
+def runs(launch: Launch) -> dict[str, Path]:
     return {
-        "one": launch(root, 1, options | {"per_device_train_batch_size": 24, "output_dir": folder / "one"}),
-        "two": launch(root, 2, options | {"per_device_train_batch_size": 12, "output_dir": folder / "two"}),
-        "accumulated": launch(
-            root,
-            1,
-            options
-            | {
-                "per_device_train_batch_size": 8,
-                "gradient_accumulation_steps": 3,
-                "output_dir": folder / "accumulated",
-            },
-        ),
+        "one": launch(1, per_device_train_batch_size=24),
+        "two": launch(2, per_device_train_batch_size=12),
+        "two machines": launch(2, per_device_train_batch_size=12, machines=True),
+        "accumulated": launch(1, per_device_train_batch_size=8, gradient_accumulation_steps=3),
+        "eager": launch(1, per_device_train_batch_size=24, attn_implementation="eager"),
     }
+
+
+OTHERS = ["two", "two machines", "accumulated", "eager"]
 
 
 def losses(folder: Path) -> list[dict[str, float]]:
@@ -69,8 +33,16 @@ def losses(folder: Path) -> list[dict[str, float]]:
     return [record for record in records if "loss" in record]
 
 
+def accuracies(folder: Path) -> list[float]:
+    return [step["accuracy"] for step in json.loads((folder / "results.json").read_text())["steps"]]
+
+
+def exemplars(folder: Path, step: int) -> set[int]:
+    return set(pq.read_table(folder / "memory" / f"step{step}.parquet")["source_index"].to_pylist())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("other", ["two", "accumulated"])
+@pytest.mark.parametrize("other", OTHERS)
 def test_losses_agree_from_the_first_epoch(runs: dict[str, Path], other: str) -> None:
     ours, theirs = losses(runs["one"]), losses(runs[other])
     assert [(log["step"], log["phase"], log["epoch"]) for log in ours] == [
@@ -83,17 +55,13 @@ def test_losses_agree_from_the_first_epoch(runs: dict[str, Path], other: str) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("other", ["two", "accumulated"])
+@pytest.mark.parametrize("other", OTHERS)
 def test_models_memories_and_accuracies_agree(runs: dict[str, Path], other: str) -> None:
-    ours, theirs = (json.loads((runs[name] / "results.json").read_text()) for name in ("one", other))
-    for mine, step in zip(ours["steps"], theirs["steps"], strict=True):
-        assert abs(mine["accuracy"] - step["accuracy"]) <= 0.02
-        assert mine["memory_size"] == step["memory_size"]
-    memories = [
-        set(pq.read_table(runs[name] / "memory" / "step3.parquet")["source_index"].to_pylist())
-        for name in ("one", other)
-    ]
-    assert len(memories[0] & memories[1]) >= 0.95 * len(memories[0])
+    for mine, theirs in zip(accuracies(runs["one"]), accuracies(runs[other]), strict=True):
+        assert abs(mine - theirs) <= 0.02
+    for step in (1, 2, 3):
+        mine, theirs = exemplars(runs["one"], step), exemplars(runs[other], step)
+        assert len(mine) == len(theirs) and len(mine & theirs) >= 0.95 * len(mine)
     weights, others = (load_file(runs[name] / "step1" / "model.safetensors") for name in ("one", other))
     for name, tensor in weights.items():
         torch.testing.assert_close(tensor, others[name], atol=1e-3, rtol=1e-3)
@@ -101,7 +69,62 @@ def test_models_memories_and_accuracies_agree(runs: dict[str, Path], other: str)
 
 @pytest.mark.slow
 def test_every_test_image_counts_once(runs: dict[str, Path]) -> None:
-    results = json.loads((runs["two"] / "results.json").read_text())
     # Digits 0 and 1 have 36 test images each: accuracies are whole numbers of 72nds.
-    correct = results["steps"][0]["accuracy"] * 72
+    correct = accuracies(runs["two"])[0] * 72
     assert correct == pytest.approx(round(correct), abs=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("augmented", [False, True])
+def test_from_the_same_weights_exemplars_and_metrics_are_the_same(
+    root: Path,
+    environment: dict[str, str],
+    small_options: dict[str, object],
+    torchrun: Callable[..., list[str]],
+    tmp_path: Path,
+    augmented: bool,
+) -> None:
+    found = []
+    for num_processes in (1, 2, 3):
+        output = tmp_path / f"{num_processes}.json"
+        # Batches of seven: neither images nor batches divide evenly among the processes.
+        options = small_options | {"output_dir": tmp_path / "out", "per_device_eval_batch_size": 7}
+        script = [str(Path(__file__).with_name("same_weights.py")), str(output)]
+        command = torchrun(num_processes, *script, **options, augmented_herding=augmented)
+        done = subprocess.run(
+            command, cwd=root, env=environment | {"PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(json.loads(output.read_text()))
+    assert found[0] == found[1] == found[2]
+    # A memory of 30 for 2, 4 and 6 classes.
+    assert [len(set(step["exemplars"])) for step in found[0]] == [30, 28, 30]
+    assert len({step["expected_calibration_error"] for step in found[0]}) == 3
+
+
+@pytest.mark.slow
+def test_two_processes_broken_off_go_on_as_if_they_were_not(
+    root: Path,
+    environment: dict[str, str],
+    small_options: dict[str, object],
+    torchrun: Callable[..., list[str]],
+    runs: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    output = tmp_path / "out"
+    options = small_options | {"per_device_train_batch_size": 12, "output_dir": output}
+    command = torchrun(2, "training/incremental.py", **options)
+    stopped = subprocess.Popen(
+        command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while not list(output.glob("checkpoints/step2_phase0_epoch[12].safetensors")):
+        assert stopped.poll() is None
+    stopped.terminate()
+    _, errors = stopped.communicate(timeout=60)
+    assert errors.count("stopped by SIGTERM") == 2, errors[-3000:]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("loss", "step", "epoch", "learning_rate"):
+        assert [log[name] for log in losses(output)] == pytest.approx([log[name] for log in losses(runs["two"])])
+    assert accuracies(output) == pytest.approx(accuracies(runs["two"]))
+    assert exemplars(output, 3) == exemplars(runs["two"], 3)

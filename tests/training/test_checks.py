@@ -78,7 +78,13 @@ def test_of_a_large_split_only_some_are_read(
 ) -> None:
     monkeypatch.setattr(checks, "MAX_CHECKED_IMAGES", 4)
     read = []
-    monkeypatch.setattr(Examples, "image", lambda examples, position: read.append(position))
+    image = Examples.image
+
+    def spy(examples: Examples, position: int) -> PILImage.Image:
+        read.append(position)
+        return image(examples, position)
+
+    monkeypatch.setattr(Examples, "image", spy)
     check_images(scenario_with(), Accelerator())
     for split in (read[:4], read[4:]):
         assert len(split) == len(set(split)) == 4

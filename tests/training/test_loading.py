@@ -1,10 +1,8 @@
-"""Batches: who gets which image when, how much it counts, and how it is augmented."""
+"""Loading: who gets which image when, and how it is augmented."""
 
 import multiprocessing
 import random
-from collections import Counter
 from collections.abc import Callable
-from itertools import product
 
 import numpy as np
 import pytest
@@ -15,121 +13,9 @@ from torchvision import transforms
 from modeling_dytox.image_processing import make_image_processor
 from training.arguments import Arguments
 from training.augmentation import make_train_transform
+from training.batches import TrainingBatches
 from training.examples import Examples
-from training.loading import Batch, TrainingBatches, TrainingLoader, evaluation_batches
-
-
-# Examples of an epoch, and images of a batch on a process.
-SIZES = list(product((1, 2, 3, 7, 31, 64, 97, 200), (1, 2, 3, 8, 16)))
-# Accumulation, processes, even sizes.
-SHARES = list(product((1, 2, 3), (1, 2, 3), (False, True)))
-
-
-def epoch_of_all(
-    num_examples: int, batch_size: int, accumulation: int, num_processes: int, even: bool, seed: int = 0
-) -> list[list[list[tuple[np.ndarray, float]]]]:
-    """The epoch as it is shared out: for each optimizer step and process, its batches and their weights."""
-    global_batch_size = batch_size * accumulation * num_processes
-    of_process = [
-        TrainingBatches(num_examples, global_batch_size, accumulation, process, num_processes, even).epoch(seed)
-        for process in range(num_processes)
-    ]
-    return [list(step) for step in zip(*of_process, strict=True)]
-
-
-def positions_of(step: list[list[tuple[np.ndarray, float]]]) -> list[int]:
-    return [int(position) for batches in step for positions, _ in batches for position in positions]
-
-
-@pytest.mark.parametrize(("accumulation", "num_processes", "even"), SHARES)
-def test_an_epoch_uses_every_example_once(accumulation: int, num_processes: int, even: bool) -> None:
-    smallest = (2 if even else 1) * accumulation * num_processes
-    for num_examples, batch_size in SIZES:
-        steps = epoch_of_all(num_examples, batch_size, accumulation, num_processes, even)
-        counts = Counter(position for step in steps for position in positions_of(step))
-        num_used = num_examples - (num_examples % 2 if even else 0)
-        if num_used >= smallest:
-            assert set(counts.values()) == {1}
-            assert len(counts) == num_used
-        else:
-            # Too few for one batch everywhere: repeated, as evenly as can be.
-            assert counts.total() == smallest
-            times = [counts[position] for position in range(num_examples)]
-            assert sum(times) == smallest
-            assert max(times) - min(times) <= 1
-
-
-@pytest.mark.parametrize(("accumulation", "num_processes", "even"), SHARES)
-def test_no_batch_is_empty_and_all_are_of_nearly_one_size(accumulation: int, num_processes: int, even: bool) -> None:
-    unit = 2 if even else 1
-    for num_examples, batch_size in SIZES:
-        steps = epoch_of_all(num_examples, batch_size, accumulation, num_processes, even)
-        sizes = [[len(batch) for batches in step for batch, _ in batches] for step in steps]
-        for step in sizes:
-            assert len(step) == accumulation * num_processes
-            assert min(step) >= unit
-            assert max(step) - min(step) <= unit
-            assert all(size % unit == 0 for size in step)
-        totals = [sum(step) for step in sizes]
-        assert max(totals) - min(totals) <= unit
-
-
-@pytest.mark.parametrize(("accumulation", "num_processes", "even"), SHARES)
-def test_an_optimizer_step_is_no_larger_than_the_global_batch(
-    accumulation: int, num_processes: int, even: bool
-) -> None:
-    # Batches of one image, or of one pair, leave no room to share out a rest: those steps may be larger.
-    for num_examples, batch_size in (sizes for sizes in SIZES if sizes[1] >= (4 if even else 2)):
-        for step in epoch_of_all(num_examples, batch_size, accumulation, num_processes, even):
-            assert len(positions_of(step)) <= batch_size * accumulation * num_processes
-
-
-@pytest.mark.parametrize(("accumulation", "num_processes", "even"), SHARES)
-def test_weighted_means_of_the_batches_make_the_mean_of_the_optimizer_step(
-    accumulation: int, num_processes: int, even: bool
-) -> None:
-    for num_examples, batch_size in SIZES:
-        losses = np.random.default_rng(1).normal(size=num_examples)
-        for step in epoch_of_all(num_examples, batch_size, accumulation, num_processes, even):
-            assert sum(weight for batches in step for _, weight in batches) == pytest.approx(num_processes)
-            accumulated = [sum(weight * losses[batch].mean() for batch, weight in batches) for batches in step]
-            # Processes average their gradients.
-            assert np.mean(accumulated) == pytest.approx(losses[positions_of(step)].mean())
-
-
-@pytest.mark.parametrize("num_examples", [24, 25, 47, 48, 100, 1000])
-@pytest.mark.parametrize("even", [False, True])
-def test_a_step_sees_the_same_images_on_any_number_of_processes_and_rounds(num_examples: int, even: bool) -> None:
-    alone = epoch_of_all(num_examples, 24, 1, 1, even)
-    expected = [Counter(positions_of(step)) for step in alone]
-    for accumulation, num_processes in product((1, 2, 3), (1, 2, 3, 6)):
-        batch_size, rest = divmod(24, accumulation * num_processes)
-        if rest or batch_size < (4 if even else 2):
-            continue
-        steps = epoch_of_all(num_examples, batch_size, accumulation, num_processes, even)
-        assert [Counter(positions_of(step)) for step in steps] == expected
-
-
-@pytest.mark.parametrize("even", [False, True])
-def test_epochs_are_shuffled_by_their_seed_alone(even: bool) -> None:
-    def order(seed: int) -> list[int]:
-        return [position for step in epoch_of_all(101, 8, 2, 2, even, seed) for position in positions_of(step)]
-
-    assert order(3) == order(3)
-    assert order(3) != order(4)
-    assert order(3) != sorted(order(3))
-
-
-def test_under_even_every_example_is_left_out_at_some_time() -> None:
-    used = [
-        {position for step in epoch_of_all(7, 4, 1, 1, True, seed) for position in positions_of(step)}
-        for seed in range(60)
-    ]
-    left_out = set().union(*(set(range(7)) - epoch for epoch in used))
-    assert left_out == set(range(7))
-
-
-# Loading.
+from training.loading import Batch, Processed, TrainingLoader, evaluation_batches
 
 
 @pytest.fixture
@@ -148,7 +34,7 @@ def augment(make_arguments: Callable[..., Arguments]) -> Callable[[PILImage.Imag
 def load_epoch(
     examples: Examples,
     transform: Callable[[PILImage.Image], torch.Tensor],
-    seed: tuple[int | str, ...] = (0, 1),
+    seed: tuple[int, int] = (0, 1),
     num_workers: int = 0,
     num_processes: int = 1,
     accumulation: int = 1,
@@ -160,7 +46,7 @@ def load_epoch(
         batches = TrainingBatches(
             len(examples), batch_size * num_processes * accumulation, accumulation, process, num_processes
         )
-        of_process.append(list(TrainingLoader(examples, transform, batches, num_workers).epoch(*seed)))
+        of_process.append(list(TrainingLoader(examples, transform, batches, num_workers).epoch(seed[-1], *seed[:-1])))
     return [[batch for batches in step for batch in batches] for step in zip(*of_process, strict=True)]
 
 
@@ -232,14 +118,14 @@ def test_a_loader_serves_one_epoch_after_another(
     loader = TrainingLoader(examples, augment, TrainingBatches(len(examples), 8), num_workers)
     for epoch in range(3):
         expected = load_epoch(examples, augment, (0, epoch), batch_size=8)
-        for mine, theirs in zip(loader.epoch(0, epoch), expected, strict=True):
+        for mine, theirs in zip(loader.epoch(epoch, 0), expected, strict=True):
             assert torch.equal(mine[0].images, theirs[0].images)
 
 
 def test_workers_end_with_their_loader(examples: Examples, augment: Callable[[PILImage.Image], torch.Tensor]) -> None:
     before = set(multiprocessing.active_children())
     loader = TrainingLoader(examples, augment, TrainingBatches(len(examples), 8), 2)
-    assert list(loader.epoch(0, 1))
+    assert list(loader.epoch(1, 0))
     assert len(set(multiprocessing.active_children()) - before) == 2
     del loader
     # At once, not when Python comes to collect garbage: a phase follows a phase.
@@ -263,7 +149,7 @@ def test_loading_leaves_the_random_streams_of_the_process_alone(
 ) -> None:
     before = random_streams()
     assert load_epoch(examples, augment)
-    assert list(evaluation_batches(examples, make_image_processor(16), 4, 0))
+    assert list(evaluation_batches(examples, Processed(make_image_processor(16)), 4, 0))
     assert random_streams() == before
 
 
@@ -274,7 +160,7 @@ def test_evaluation_reads_every_image_once_over_all_processes(
 ) -> None:
     processor = make_image_processor(16)
     rounds = [
-        list(evaluation_batches(examples, processor, batch_size, 0, process, num_processes))
+        list(evaluation_batches(examples, Processed(processor), batch_size, 0, process, num_processes))
         for process in range(num_processes)
     ]
     dealt = [
@@ -291,7 +177,7 @@ def test_evaluation_reads_every_image_once_over_all_processes(
 
 def test_evaluation_with_workers_is_the_same(examples: Examples) -> None:
     processor = make_image_processor(16)
-    alone, with_workers = (list(evaluation_batches(examples, processor, 5, count)) for count in (0, 2))
+    alone, with_workers = (list(evaluation_batches(examples, Processed(processor), 5, count)) for count in (0, 2))
     for batch, other in zip(alone, with_workers, strict=True):
         assert torch.equal(batch.images, other.images)
         assert torch.equal(batch.labels, other.labels)

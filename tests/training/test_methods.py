@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from modeling_dytox import DyToxForImageClassification
 from training.arguments import Arguments, parse_arguments
+from training.epoch import EpochTrainer
 from training.incremental import IncrementalRun
 from training.methods import METHODS
 
@@ -54,24 +55,26 @@ def test_growth_keeps_old_parameters_and_logits(method: str, make_arguments: Mak
             torch.testing.assert_close(logits[:, : step.num_old_classes], old_logits, atol=1e-6, rtol=0)
 
 
-def test_frozen_parameters_stay_bit_equal_and_others_move(method: str, make_arguments: MakeArguments) -> None:
+def test_frozen_parameters_stay_bit_equal_and_others_move(
+    method: str, make_arguments: MakeArguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = IncrementalRun(make_arguments(method=method), Accelerator())
-    run.folder.open()
+    run.folder.open({})
     model = run.learn(None, run.scenario.steps[0])
     step = run.scenario.steps[1]
     model = run.method.grow(model, step)
     for phase in run.method.phases(step):
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         trained: set[str] = set()
-        original = run.trainer._epoch
+        original = EpochTrainer.train
 
-        def spy(learner, *args, original=original, trained=trained):  # type: ignore[no-untyped-def]
-            trained |= {name for name, parameter in learner.model.named_parameters() if parameter.requires_grad}
-            return original(learner, *args)
+        def spy(trainer, *args, original=original, trained=trained):  # type: ignore[no-untyped-def]
+            trained |= {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+            return original(trainer, *args)
 
-        run.trainer._epoch = spy  # type: ignore[method-assign]
+        monkeypatch.setattr(EpochTrainer, "train", spy)
         run.train(model, step, [phase])
-        run.trainer._epoch = original  # type: ignore[method-assign]
+        monkeypatch.setattr(EpochTrainer, "train", original)
         moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
         assert moved == trained
 

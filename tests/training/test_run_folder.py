@@ -18,6 +18,10 @@ from training.run_folder import RunFolder, publishable, recipe_of
 
 
 Save = Callable[..., Path]
+# Fingerprints of the images of a run.
+DATA = {"training": "1a", "test": "2b"}
+# Files of a run before its first step.
+WRITTEN = {"training_config.yaml", "data_fingerprint.json"}
 
 
 class Killed(BaseException):
@@ -72,16 +76,16 @@ def error_of(call: Callable[..., Any], *args: Any, **options: Any) -> str:
 
 def test_a_new_folder_holds_the_recipe_and_no_step(make_folder: Callable[..., RunFolder]) -> None:
     folder = make_folder(num_epochs=3)
-    folder.open()
+    folder.open(DATA)
     assert folder.last_step() == 0
-    assert [entry.name for entry in folder.path.iterdir()] == ["training_config.yaml"]
+    assert {entry.name for entry in folder.path.iterdir()} == WRITTEN
     assert yaml.safe_load((folder.path / "training_config.yaml").read_text()) == folder.recipe
     assert folder.recipe["num_epochs"] == 3
 
 
 def test_a_step_folder_loads_and_holds_what_finish_adds(make_folder: Callable[..., RunFolder], save: Save) -> None:
     folder = make_folder()
-    folder.open()
+    folder.open(DATA)
     step_folder = save(folder, 1, lambda path: (path / "README.md").write_text("card") and None)
     assert step_folder == folder.path / "step1"
     assert (step_folder / "README.md").read_text() == "card"
@@ -89,7 +93,7 @@ def test_a_step_folder_loads_and_holds_what_finish_adds(make_folder: Callable[..
     assert AutoImageProcessor.from_pretrained(step_folder).size == {"height": 8, "width": 8}
     assert folder.results_after(1) == results_after(1) == Results.read(folder.path / "results.json")
     assert folder.last_step() == 1
-    assert {entry.name for entry in folder.path.iterdir()} == {"step1", "results.json", "training_config.yaml"}
+    assert {entry.name for entry in folder.path.iterdir()} == {"step1", "results.json"} | WRITTEN
 
 
 @pytest.mark.parametrize("end", [Killed, OSError, KeyboardInterrupt])
@@ -97,7 +101,7 @@ def test_an_interrupted_step_leaves_no_step_folder_and_is_cleaned_up(
     make_folder: Callable[..., RunFolder], save: Save, end: type[BaseException]
 ) -> None:
     folder = make_folder()
-    folder.open()
+    folder.open(DATA)
     save(folder, 1)
     at_the_end = []
 
@@ -105,7 +109,7 @@ def test_an_interrupted_step_leaves_no_step_folder_and_is_cleaned_up(
         at_the_end.append((folder.path / "step2").exists())
         raise end
 
-    with pytest.raises(end):
+    with pytest.raises(InputError if end is OSError else end):
         save(folder, 2, killed)
     assert at_the_end == [False]
     assert not (folder.path / "step2").exists()
@@ -113,9 +117,9 @@ def test_an_interrupted_step_leaves_no_step_folder_and_is_cleaned_up(
     assert Results.read(folder.path / "results.json") == results_after(1)
 
     again = make_folder()
-    again.open()
+    again.open(DATA)
     assert again.last_step() == 1
-    assert {entry.name for entry in again.path.iterdir()} == {"step1", "results.json", "training_config.yaml"}
+    assert {entry.name for entry in again.path.iterdir()} == {"step1", "results.json"} | WRITTEN
     save(again, 2)
     assert again.last_step() == 2
 
@@ -124,7 +128,7 @@ def test_a_leftover_of_an_earlier_try_does_not_get_into_the_step(
     make_folder: Callable[..., RunFolder], save: Save
 ) -> None:
     folder = make_folder()
-    folder.open()
+    folder.open(DATA)
 
     def killed(path: Path) -> None:
         (path / "half.txt").write_text("half")
@@ -137,7 +141,7 @@ def test_a_leftover_of_an_earlier_try_does_not_get_into_the_step(
 
 def test_the_last_step_is_the_one_before_the_first_gap(make_folder: Callable[..., RunFolder], save: Save) -> None:
     folder = make_folder()
-    folder.open()
+    folder.open(DATA)
     for step in (1, 2, 3, 4):
         save(folder, step)
     assert folder.last_step() == 4
@@ -150,7 +154,7 @@ def test_the_last_step_is_the_one_before_the_first_gap(make_folder: Callable[...
 
 def test_steps_after_a_gap_are_replaced(make_folder: Callable[..., RunFolder], save: Save) -> None:
     folder = make_folder()
-    folder.open()
+    folder.open(DATA)
     for step in (1, 2):
         save(folder, step, lambda path: (path / "README.md").write_text("old") and None)
     shutil.rmtree(folder.step_folder(1))
@@ -162,19 +166,19 @@ def test_steps_after_a_gap_are_replaced(make_folder: Callable[..., RunFolder], s
 
 def test_the_same_recipe_continues(make_folder: Callable[..., RunFolder], save: Save) -> None:
     folder = make_folder(seed=3)
-    folder.open()
+    folder.open(DATA)
     save(folder, 1)
     again = make_folder(seed=3, num_workers=0, per_device_eval_batch_size=1)
-    again.open()
+    again.open(DATA)
     assert again.last_step() == 1
 
 
 def test_another_recipe_is_refused_with_all_differences(make_folder: Callable[..., RunFolder], save: Save) -> None:
     folder = make_folder(seed=3)
-    folder.open()
+    folder.open(DATA)
     save(folder, 1)
     before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
-    message = error_of(make_folder(seed=4, num_epochs=2, class_order="seed:1").open)
+    message = error_of(make_folder(seed=4, num_epochs=2, class_order="seed:1").open, DATA)
     for difference in ("seed was 3, is 4", "num_epochs was 500, is 2", "class_order was None, is ['seed:1']"):
         assert difference in message
     assert "--overwrite_output_dir" in message
@@ -186,27 +190,63 @@ def test_of_batches_only_the_global_size_makes_the_recipe(
     make_folder: Callable[..., RunFolder], make_arguments: Callable[..., Arguments]
 ) -> None:
     folder = make_folder(per_device_train_batch_size=24)
-    folder.open()
+    folder.open(DATA)
     for batch_size, accumulation, num_processes in ((12, 2, 1), (12, 1, 2), (4, 3, 2)):
         arguments = make_arguments(per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation)
-        RunFolder(folder.path, recipe_of(arguments, num_processes, "no")).open()
+        RunFolder(folder.path, recipe_of(arguments, num_processes, "no")).open(DATA)
     of_two = RunFolder(
         folder.path, recipe_of(make_arguments(per_device_train_batch_size=24), num_processes=2, mixed_precision="no")
     )
-    assert "24, is 48" in error_of(of_two.open)
+    assert "24, is 48" in error_of(of_two.open, DATA)
+
+
+def test_a_disk_that_fills_while_a_step_is_written_is_named_and_nothing_of_it_stays(
+    make_folder: Callable[..., RunFolder], save: Save
+) -> None:
+    folder = make_folder()
+    folder.open(DATA)
+    save(folder, 1)
+
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    message = error_of(save, folder, 2, full)
+    assert f"{folder.path / 'step2'} cannot be written (No space left on device): make room" in message
+    assert {entry.name for entry in folder.path.iterdir()} == {"step1", "results.json"} | WRITTEN
+
+
+@pytest.mark.parametrize("split", ["training", "test"])
+def test_other_data_are_refused_and_named(make_folder: Callable[..., RunFolder], save: Save, split: str) -> None:
+    folder = make_folder()
+    folder.open(DATA)
+    save(folder, 1)
+    message = error_of(folder.open, DATA | {split: "3c"})
+    assert f"the {split} images or their labels have changed since" in message
+    assert folder.last_step() == 1
+    folder.open(DATA)
+    folder.open(DATA | {split: "3c"}, overwrite=True)
+    assert folder.last_step() == 0
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"training": "1a"}', "null"])
+def test_a_damaged_fingerprint_is_named(make_folder: Callable[..., RunFolder], save: Save, content: str) -> None:
+    folder = make_folder()
+    folder.open(DATA)
+    (folder.path / "data_fingerprint.json").write_text(content)
+    assert "data_fingerprint.json is damaged" in error_of(folder.open, DATA)
 
 
 def test_overwrite_deletes_the_run(make_folder: Callable[..., RunFolder], save: Save) -> None:
     folder = make_folder(seed=3)
-    folder.open()
+    folder.open(DATA)
     save(folder, 1)
     folder.memory_file(1).parent.mkdir()
     folder.memory_file(1).write_bytes(b"exemplars")
     (folder.path / "log.jsonl").write_text("{}\n")
     (folder.path / "notes.txt").write_text("mine")
-    make_folder(seed=4).open(overwrite=True)
+    make_folder(seed=4).open(DATA, overwrite=True)
     # What the run did not write stays.
-    assert {entry.name for entry in folder.path.iterdir()} == {"training_config.yaml", "notes.txt"}
+    assert {entry.name for entry in folder.path.iterdir()} == {"notes.txt"} | WRITTEN
     assert yaml.safe_load((folder.path / "training_config.yaml").read_text())["seed"] == 4
 
 
@@ -214,7 +254,7 @@ def test_overwrite_that_was_interrupted_goes_on(
     make_folder: Callable[..., RunFolder], save: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_folder()
-    folder.open()
+    folder.open(DATA)
     for step in (1, 2, 3):
         save(folder, step)
     rmtree = shutil.rmtree
@@ -228,11 +268,11 @@ def test_overwrite_that_was_interrupted_goes_on(
 
     monkeypatch.setattr(shutil, "rmtree", killed_at_the_second)
     with pytest.raises(Killed):
-        folder.open(overwrite=True)
+        folder.open(DATA, overwrite=True)
     monkeypatch.undo()
-    folder.open(overwrite=True)
+    folder.open(DATA, overwrite=True)
     assert folder.last_step() == 0
-    assert [entry.name for entry in folder.path.iterdir()] == ["training_config.yaml"]
+    assert {entry.name for entry in folder.path.iterdir()} == WRITTEN
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -241,7 +281,7 @@ def test_a_folder_of_something_else_is_left_alone(make_folder: Callable[..., Run
     # It looks like a run, but there is no recipe.
     (folder.path / "step1").mkdir(parents=True)
     (folder.path / "step1" / "thesis.tex").write_text("years of work")
-    assert str(folder.path) in error_of(folder.open, overwrite=overwrite)
+    assert str(folder.path) in error_of(folder.open, DATA, overwrite=overwrite)
     assert (folder.path / "step1" / "thesis.tex").read_text() == "years of work"
     assert [entry.name for entry in folder.path.iterdir()] == ["step1"]
 
@@ -249,10 +289,10 @@ def test_a_folder_of_something_else_is_left_alone(make_folder: Callable[..., Run
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_empty_or_a_missing_folder_is_fine(make_folder: Callable[..., RunFolder], overwrite: bool) -> None:
     folder = make_folder()
-    folder.open(overwrite=overwrite)
+    folder.open(DATA, overwrite=overwrite)
     shutil.rmtree(folder.path)
     folder.path.mkdir()
-    folder.open(overwrite=overwrite)
+    folder.open(DATA, overwrite=overwrite)
     assert folder.last_step() == 0
 
 
@@ -260,19 +300,19 @@ def test_a_run_killed_while_it_wrote_its_recipe_starts_again(make_folder: Callab
     folder = make_folder()
     folder.path.mkdir()
     (folder.path / ".training_config.yaml.partial").write_text("dataset_name: dig")
-    folder.open()
-    assert [entry.name for entry in folder.path.iterdir()] == ["training_config.yaml"]
+    folder.open(DATA)
+    assert {entry.name for entry in folder.path.iterdir()} == WRITTEN
 
 
 @pytest.mark.parametrize("content", [b"", b"- a\n", b"a: [", b"\xff\xfe\x00"])
 def test_a_damaged_recipe_is_named(make_folder: Callable[..., RunFolder], save: Save, content: bytes) -> None:
     folder = make_folder()
-    folder.open()
+    folder.open(DATA)
     save(folder, 1)
     (folder.path / "training_config.yaml").write_bytes(content)
-    assert "training_config.yaml is damaged" in error_of(folder.open)
+    assert "training_config.yaml is damaged" in error_of(folder.open, DATA)
     assert folder.last_step() == 1
-    folder.open(overwrite=True)
+    folder.open(DATA, overwrite=True)
     assert folder.last_step() == 0
 
 
@@ -283,7 +323,7 @@ def test_a_folder_that_cannot_be_written_is_named(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     folder = RunFolder(tmp_path / name, recipe_of(make_arguments(), num_processes=1, mixed_precision="no"))
-    message = error_of(folder.open, overwrite=overwrite)
+    message = error_of(folder.open, DATA, overwrite=overwrite)
     assert f"--output_dir {tmp_path / name} cannot be written" in message
     assert (tmp_path / "file").read_text() == "no folder"
 
@@ -323,7 +363,7 @@ def test_a_step_folder_tells_no_path_of_the_machine(
 ) -> None:
     arguments = make_arguments(dataset_name=tmp_path / "flowers", class_order=tmp_path / "order.txt")
     folder = RunFolder(tmp_path / "run", recipe_of(arguments, 1, "no"))
-    folder.open()
+    folder.open(DATA)
     step_folder = save(folder, 1)
     # The run itself remembers what it was asked for.
     assert str(tmp_path / "flowers") in (folder.path / "training_config.yaml").read_text()
@@ -334,15 +374,15 @@ def test_a_step_folder_tells_no_path_of_the_machine(
 def test_a_run_of_another_precision_is_another_recipe(
     make_arguments: Callable[..., Arguments], tmp_path: Path
 ) -> None:
-    RunFolder(tmp_path / "run", recipe_of(make_arguments(), 1, "no")).open()
+    RunFolder(tmp_path / "run", recipe_of(make_arguments(), 1, "no")).open(DATA)
     with pytest.raises(InputError, match="mixed_precision was no, is bf16"):
-        RunFolder(tmp_path / "run", recipe_of(make_arguments(), 1, "bf16")).open()
+        RunFolder(tmp_path / "run", recipe_of(make_arguments(), 1, "bf16")).open(DATA)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
 def test_a_damaged_step_folder_is_named(make_folder: Callable[..., RunFolder], save: Save, file: str) -> None:
     folder = make_folder()
-    folder.open()
+    folder.open(DATA)
     damaged = save(folder, 1) / file
     damaged.write_bytes(damaged.read_bytes()[:20])
     with pytest.raises(InputError, match="step1 cannot be loaded .* delete it to learn step 1 again"):

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -27,6 +27,10 @@ class Phase:
         frozen (`tuple[str, ...]`): patterns (`fnmatch`) of the names of parameters that do not train; modules without
             a trainable parameter are in eval mode.
         after_memory_update (`bool`): whether the phase comes after the memory took up the new classes.
+        shuffle (`bool`): whether to draw examples at random; else they follow in stored order, and what does not fill
+            a batch is left out.
+        repeated_augmentation (`int`): augmented copies of an image in an epoch.
+        sharpness_radius (`float`): radius of sharpness-aware minimisation; 0 for none.
     """
 
     name: str
@@ -36,6 +40,9 @@ class Phase:
     schedule: Literal["cosine", "constant"] = "cosine"
     frozen: tuple[str, ...] = ()
     after_memory_update: bool = False
+    shuffle: bool = True
+    repeated_augmentation: int = 1
+    sharpness_radius: float = 0.0
 
 
 class Method:
@@ -64,9 +71,17 @@ class Method:
         """The phases of a step: by default one, on the new classes and, where the method has one, the memory."""
         return [self.main_phase("new+memory" if self.uses_memory else "new")]
 
-    def main_phase(self, data: Literal["new", "memory", "new+memory", "all"], frozen: tuple[str, ...] = ()) -> Phase:
-        """The phase that the options of the optimization describe."""
-        return Phase("main", data, self.optimization.num_epochs, self.optimization.learning_rate, frozen=frozen)
+    def main_phase(self, data: Literal["new", "memory", "new+memory", "all"], **fields: Any) -> Phase:
+        """The phase that the options of the optimization describe; `fields` are further ones of [`Phase`]."""
+        options = self.optimization
+        return Phase(
+            "main",
+            data,
+            options.num_epochs,
+            options.learning_rate,
+            repeated_augmentation=options.repeated_augmentation,
+            **fields,
+        )
 
     def auxiliary_modules(self, model: DyToxForImageClassification, step: Step, phase: Phase) -> dict[str, nn.Module]:
         """Modules that train beside the model in this phase and are never saved with it."""

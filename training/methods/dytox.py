@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from modeling_dytox import DyToxForImageClassification
 from modeling_dytox.modeling_dytox import DyToxClassifier
+from training.arguments import MethodArguments
 from training.losses import classification_loss, distillation_loss, divergence_targets
 from training.methods.base import Learner, Method, Phase, frozen_copy
 from training.scenario import Step
@@ -36,15 +37,19 @@ class DyTox(Method):
         """From step 2 on: learn with old tokens and classifiers frozen, then finetune with the encoder frozen."""
         if step.number == 1:
             return [self.main_phase("new")]
-        main = self.main_phase("new+memory", frozen=old_tokens_and_classifiers(step))
+        options = self.arguments
+        main = self.main_phase(
+            "new+memory", frozen=old_tokens_and_classifiers(step, options), sharpness_radius=options.sam_rho
+        )
         finetuning = Phase(
             "finetuning",
             "memory",
-            self.arguments.finetuning_epochs,
-            self.arguments.finetuning_learning_rate,
+            options.finetuning_epochs,
+            options.finetuning_learning_rate,
             schedule="constant",
             frozen=ENCODER,
             after_memory_update=True,
+            shuffle=options.shuffle_finetuning,
         )
         return [main, finetuning] if finetuning.epochs else [main]
 
@@ -77,8 +82,10 @@ class DyTox(Method):
         return terms
 
 
-def old_tokens_and_classifiers(step: Step) -> tuple[str, ...]:
-    """Patterns of the parameters that belong to the steps before `step` alone."""
-    return tuple(
-        pattern for old in range(step.number - 1) for pattern in (f"dytox.task_tokens.{old}", f"classifiers.{old}.*")
-    )
+def old_tokens_and_classifiers(step: Step, arguments: MethodArguments) -> tuple[str, ...]:
+    """Patterns of the parameters that belong to the steps before `step` alone, none of what all steps share."""
+    kinds = [
+        ("dytox.task_tokens.{}", arguments.token_expansion),
+        ("classifiers.{}.*", arguments.independent_classifiers),
+    ]
+    return tuple(kind.format(old) for old in range(step.number - 1) for kind, of_one_step in kinds if of_one_step)

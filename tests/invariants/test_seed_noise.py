@@ -1,0 +1,35 @@
+"""Where draws depend on how a batch is split, processes differ, but no more than seeds do."""
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def accuracies(folder: Path) -> list[float]:
+    return [step["accuracy"] for step in json.loads((folder / "results.json").read_text())["steps"]]
+
+
+@pytest.mark.slow
+def test_with_drop_path_and_mixup_processes_differ_no_more_than_seeds(launch: Callable[..., Path]) -> None:
+    options = {"drop_path_rate": 0.1, "mixup_alpha": 0.8, "num_classes": 4, "num_epochs": 12}
+    runs = {
+        (seed, processes): accuracies(
+            launch(processes, **options, seed=seed, per_device_train_batch_size=24 // processes)
+        )
+        for seed in (0, 1, 2)
+        for processes in (1, 2)
+    }
+    averages = {key: sum(run) / len(run) for key, run in runs.items()}
+    between_processes = [abs(averages[seed, 1] - averages[seed, 2]) for seed in (0, 1, 2)]
+    between_seeds = [
+        abs(averages[one, processes] - averages[other, processes])
+        for one, other in itertools.combinations((0, 1, 2), 2)
+        for processes in (1, 2)
+    ]
+    # No process count is better on the whole, and none further off than seeds are from each other.
+    assert max(between_processes) <= max(between_seeds)
+    mean = {processes: sum(averages[seed, processes] for seed in (0, 1, 2)) / 3 for processes in (1, 2)}
+    assert abs(mean[1] - mean[2]) <= max(between_seeds)

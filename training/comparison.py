@@ -1,0 +1,105 @@
+"""Numbers measured again beside those that a run recorded."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from training.evaluation import Evaluation
+
+
+# Sums in another order, as on another device, differ by less; one image more or less right by more.
+TOLERANCE = 1e-6
+LABELS = {
+    "accuracy": "accuracy",
+    "top5_accuracy": "top-5 accuracy",
+    "accuracy_per_step": "accuracy, classes of step {}",
+    "expected_calibration_error": "expected calibration error",
+    "old_new_bias": "old-new bias",
+    "task_aware_accuracy": "task-aware accuracy",
+    "task_aware_accuracy_per_step": "task-aware, classes of step {}",
+}
+
+
+@dataclass(frozen=True)
+class Number:
+    """
+    One number of an evaluation.
+
+    Args:
+        label (`str`): what it is.
+        measured (`float`): its value now.
+        recorded (`float`, *optional*): its value in `results.json`, where it has one.
+    """
+
+    label: str
+    measured: float
+    recorded: float | None
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether both values are the same but for rounding; None where none was recorded."""
+        return None if self.recorded is None else abs(self.measured - self.recorded) <= TOLERANCE
+
+    @property
+    def row(self) -> str:
+        """The number as a row of a table."""
+        recorded = "-" if self.recorded is None else _percent(self.recorded)
+        verdict = {None: "not recorded", True: "agrees", False: "differs"}[self.agrees]
+        if self.agrees is False and self.recorded is not None:
+            verdict += f" by {self.measured - self.recorded:+.6f}"
+        return f"{self.label:<32}  {_percent(self.measured):>8}  {recorded:>8}  {verdict}"
+
+
+def compare(measured: Evaluation, recorded: Mapping[str, Any]) -> list[Number]:
+    """
+    The numbers of an evaluation, those that are lists one by one.
+
+    Args:
+        measured (`Evaluation`): what was measured now; what was not is left out.
+        recorded (`Mapping[str, Any]`): an entry of `steps` in `results.json`; empty where there is none.
+    """
+    return [
+        Number(LABELS[name].format(position), value, _number_at(recorded.get(name), position))
+        for name, values in asdict(measured).items()
+        for position, value in _numbers(values)
+    ]
+
+
+def to_table(numbers: Sequence[Number]) -> str:
+    """The numbers as a table for the terminal."""
+    return "\n".join([f"{'':<32}  {'measured':>8}  {'recorded':>8}", *(number.row for number in numbers)])
+
+
+def conclusion(numbers: Sequence[Number]) -> str:
+    """In one sentence whether the recorded numbers were found again."""
+    compared = [number for number in numbers if number.agrees is not None]
+    differing = [number for number in compared if not number.agrees]
+    if not compared:
+        return "Nothing was recorded to compare with."
+    if not differing:
+        return f"All {len(compared)} recorded numbers agree within {TOLERANCE:g}."
+    return (
+        f"{len(differing)} of {len(compared)} recorded numbers differ: compare data set, split and images of a class "
+        "with training_config.yaml; another device alone may differ by rounding."
+    )
+
+
+def agreement(numbers: Sequence[Number]) -> bool | None:
+    """Whether all recorded numbers were found again; None where none was recorded."""
+    compared = [number.agrees for number in numbers if number.agrees is not None]
+    return all(compared) if compared else None
+
+
+def _numbers(values: Any) -> Iterator[tuple[int, float]]:
+    """Numbers with their positions from 1; a number alone is at 1, None is left out."""
+    if values is not None:
+        yield from enumerate(values if isinstance(values, list) else [values], start=1)
+
+
+def _number_at(values: Any, position: int) -> float | None:
+    found = dict(_numbers(values)).get(position)
+    return float(found) if isinstance(found, int | float) else None
+
+
+def _percent(value: float) -> str:
+    return f"{value:.2%}"

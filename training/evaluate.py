@@ -1,0 +1,189 @@
+"""
+Measures a published step again, and compares with what its results.json recorded.
+
+    python -m training.evaluate --model org/name --revision step5 --dataset_name digits
+    accelerate launch -m training.evaluate --model outputs/digits/step5 --dataset_name digits
+
+Only the test images of the classes that the model knows are used; they are found by the names of the classes.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+
+if not __package__:
+    # Launched as a file: Python puts this folder first on the path, where this module would hide the package evaluate.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from accelerate import Accelerator
+from datasets import disable_progress_bars
+from transformers.utils import logging
+
+from modeling_dytox import DyToxConfig
+from training.arguments import DataArguments, OptionParser, option
+from training.comparison import agreement, compare, conclusion, to_table
+from training.data import load_test_split
+from training.errors import InputError
+from training.evaluation import Evaluation, Evaluator
+from training.files import write_aside
+from training.published import PublishedStep
+from training.scenario import select_by_name
+
+
+DESCRIPTION = "Measures a published step again on the test images of its classes, and compares with its results.json."
+
+
+def same_option(name: str) -> Any:
+    """The option that training has under this name, with its help and default."""
+    (original,) = (entry for entry in fields(DataArguments) if entry.name == name)
+    return option(original.metadata["help"], original.default)
+
+
+@dataclass
+class EvaluationArguments:
+    """Which model, and which images."""
+
+    model: str | None = option("Step to evaluate: a step folder, or a repository 'org/name' on the Hub. Required.")
+    revision: str | None = option("Revision of the repository, e.g. 'step5'. By default its main branch.")
+    dataset_name: str | None = same_option("dataset_name")
+    dataset_config_name: str | None = same_option("dataset_config_name")
+    test_split: str | None = same_option("test_split")
+    image_column: str | None = same_option("image_column")
+    label_column: str | None = same_option("label_column")
+    max_eval_samples_per_class: int | None = same_option("max_eval_samples_per_class")
+    batch_size: int = option("Images of a batch, on each process.", 256)
+    num_workers: int = option("Processes that load images, for each process; 0 loads in the process.", 2)
+    task_aware_eval: bool = option(
+        "Also measure accuracy with the step of each image given: only the classes of its step compete.", False
+    )
+    output_file: str | None = option("JSON file to write the numbers to. By default they are only shown.")
+
+    @property
+    def data(self) -> DataArguments:
+        """The options of the data set."""
+        shared = {entry.name for entry in fields(DataArguments)} & {entry.name for entry in fields(self)}
+        return DataArguments(**{name: getattr(self, name) for name in shared})
+
+
+def parse_arguments(command_line: Sequence[str] | None = None) -> EvaluationArguments:
+    """
+    Reads the options from the command line.
+
+    Raises:
+        InputError: an option is unknown, missing or has a bad value.
+    """
+    parser = OptionParser([EvaluationArguments], description=DESCRIPTION, allow_abbrev=False)  # type: ignore[list-item]
+    arguments = EvaluationArguments(**vars(parser.parse_args(command_line)))
+    if not arguments.model:
+        raise InputError("--model is missing: give a step folder, or a repository 'org/name' on the Hub.")
+    if not arguments.dataset_name:
+        raise InputError("--dataset_name is missing: give a Hub id, a folder or 'digits'.")
+    for name, minimum in (("max_eval_samples_per_class", 1), ("batch_size", 1), ("num_workers", 0)):
+        value = getattr(arguments, name)
+        if value is not None and value < minimum:
+            raise InputError(f"--{name} {value} must be at least {minimum}.")
+    if arguments.output_file:
+        check_output_file(Path(arguments.output_file))
+    return arguments
+
+
+def check_output_file(path: Path) -> None:
+    """
+    Checks, before anything is measured, that there is a folder to write the file in.
+
+    Raises:
+        InputError: there is none, or the file is a folder.
+    """
+    path = path.expanduser().absolute()
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"--output_file {path} is no file in an existing folder: make the folder, or choose another.")
+
+
+def evaluate(arguments: EvaluationArguments, accelerator: Accelerator) -> None:
+    """
+    Measures a published step on all processes; the main one reports.
+
+    Raises:
+        InputError: the model or the images cannot be used, or the output file cannot be written.
+    """
+    step = PublishedStep(str(arguments.model), arguments.revision)
+    model, processor = step.load()
+    images, names = load_test_split(arguments.data)
+    test = select_by_name(images, names, model.config.class_names, arguments.max_eval_samples_per_class)
+    evaluator = Evaluator(accelerator, processor, arguments.batch_size, arguments.num_workers)
+    measured = evaluator.evaluate(model.to(accelerator.device), test, arguments.task_aware_eval)
+    if accelerator.is_main_process:
+        report(arguments, step, model.config, measured, len(test))
+
+
+def report(
+    arguments: EvaluationArguments,
+    step: PublishedStep,
+    config: DyToxConfig,
+    measured: Evaluation,
+    num_images: int,
+) -> None:
+    """
+    Shows the numbers beside the recorded ones, and writes them to the output file if one is asked for.
+
+    Raises:
+        InputError: the output file cannot be written.
+    """
+    num_steps = len(config.step_class_ranges)
+    try:
+        recorded, reason = step.recorded(num_steps), None
+    except InputError as error:
+        recorded, reason = {}, str(error)
+    numbers = compare(measured, recorded)
+    what = f"{config.num_labels} classes in {num_steps} step(s), {num_images} test images of {arguments.dataset_name}"
+    last_line = f"Nothing to compare with: {reason}" if reason else conclusion(numbers)
+    sys.stdout.write(f"{step}: {what}\n{to_table(numbers)}\n{last_line}\n")
+    if arguments.output_file:
+        content = {
+            "model": arguments.model,
+            "revision": arguments.revision,
+            "dataset": arguments.dataset_name,
+            "step": num_steps,
+            "num_images": num_images,
+            "measured": asdict(measured),
+            "recorded": {name: recorded.get(name) for name in asdict(measured)} if recorded else None,
+            "agrees": agreement(numbers),
+        }
+        write_json(Path(arguments.output_file), content)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """
+    Replaces the file as a whole.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        write_aside(path.expanduser(), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise InputError(f"--output_file {path} cannot be written ({error.strerror}): choose another.") from error
+
+
+def main() -> None:
+    """Runs the script; bad input ends it with one line and exit status 2."""
+    disable_progress_bars()
+    logging.disable_progress_bar()
+    try:
+        arguments = parse_arguments()
+        accelerator = Accelerator()
+        evaluate(arguments, accelerator)
+        accelerator.end_training()
+    except (InputError, FloatingPointError) as error:
+        # An error of a worker process comes with the worker's traceback: its last line is the error.
+        message = str(error).splitlines()[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")
+        sys.stderr.write(f"error: {message}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
