@@ -17,7 +17,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broadcast_object_list
 from datasets import disable_progress_bars
 from transformers.utils import logging
 
@@ -42,7 +42,7 @@ from training.memory import make_memory
 from training.methods import Phase, make_method
 from training.processes import on_main_process
 from training.results import Results, StepResults
-from training.run_folder import RunFolder, publishable, recipe_of
+from training.run_folder import TRACKER_FOLDER, RunFolder, publishable, recipe_of
 from training.scenario import Step, make_scenario
 from training.seeding import seed_everything
 
@@ -305,7 +305,10 @@ def make_accelerator(arguments: Arguments) -> Accelerator:
     patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
     return Accelerator(
         log_with=trackers,
-        project_dir=arguments.output.output_dir,
+        project_config=ProjectConfiguration(
+            project_dir=arguments.output.output_dir,
+            logging_dir=str(Path(arguments.output.output_dir) / TRACKER_FOLDER),
+        ),
         mixed_precision=arguments.optimization.mixed_precision,
         kwargs_handlers=[patience],
     )

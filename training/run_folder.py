@@ -26,7 +26,8 @@ RECIPE_FILE = "training_config.yaml"
 RESULTS_FILE = "results.json"
 LOG_FILE = "log.jsonl"
 FINGERPRINT_FILE = "data_fingerprint.json"
-FOLDERS = r"\.?step\d+(\.partial)?|memory|checkpoints"
+TRACKER_FOLDER = "tracker"
+FOLDERS = rf"\.?step\d+(\.partial)?|memory|checkpoints|{TRACKER_FOLDER}"
 
 
 class RunFolder:
