@@ -1,4 +1,4 @@
-"""Looks at images and folders before anything is trained."""
+"""Looks at precision, images and folders before anything is trained."""
 
 import hashlib
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from training.arguments import Arguments
 from training.errors import InputError
 from training.examples import Examples
 from training.logs import progress_bar
@@ -15,6 +16,25 @@ from training.scenario import Scenario
 
 # Reading a larger data set would take longer than finding a broken image on the way.
 MAX_CHECKED_IMAGES = 100_000
+
+
+def check_precision(arguments: Arguments, accelerator: Accelerator) -> None:
+    """
+    Makes sure that float16 is used where it works.
+
+    Raises:
+        InputError: on the CPU, where the accelerator would train in float32 without a word, or together with
+            sharpness-aware minimisation.
+    """
+    if accelerator.mixed_precision != "fp16":
+        return
+    if accelerator.device.type == "cpu":
+        raise InputError("--mixed_precision fp16 needs a GPU: choose bf16 or no.")
+    if arguments.method.sam_rho > 0:
+        raise InputError(
+            f"--sam_rho {arguments.method.sam_rho} does not work in float16, whose gradients overflow at times: "
+            "choose --mixed_precision bf16 or no."
+        )
 
 
 def check_images(scenario: Scenario, accelerator: Accelerator) -> dict[str, str]:

@@ -28,7 +28,7 @@ from modeling_dytox import DyToxConfig, DyToxForImageClassification
 from modeling_dytox.image_processing import make_image_processor
 from training.arguments import Arguments, parse_arguments
 from training.checkpointing import Checkpoints, TrainingState
-from training.checks import check_images, check_shared
+from training.checks import check_images, check_precision, check_shared
 from training.data import load_splits
 from training.errors import InputError
 from training.evaluation import Evaluator
@@ -65,11 +65,7 @@ class IncrementalRun:
     def __init__(self, arguments: Arguments, accelerator: Accelerator) -> None:
         self.arguments = arguments
         self.accelerator = accelerator
-        if arguments.method.sam_rho > 0 and accelerator.mixed_precision == "fp16":
-            raise InputError(
-                f"--sam_rho {arguments.method.sam_rho} does not work in float16, whose gradients overflow at times: "
-                "choose --mixed_precision bf16 or no."
-            )
+        check_precision(arguments, accelerator)
         self.seed = arguments.optimization.seed
         self.method = make_method(arguments)
         self.scenario = make_scenario(load_splits(arguments.data), arguments.data)

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from accelerate import Accelerator
 from PIL import Image as PILImage
 
 from training import checks
 from training.arguments import Arguments
-from training.checks import check_images
+from training.checks import check_images, check_precision, check_shared
 from training.data import LabelledSplits
 from training.errors import InputError
 from training.examples import Examples
@@ -111,3 +113,61 @@ def test_the_script_finds_a_broken_image_before_it_makes_a_folder(
     (line,) = outcome.errors.splitlines()
     assert line.startswith(f"error: In the {'training' if split == 'train' else split} split: The image in row 5 ")
     assert not output.exists()
+
+
+def fake_accelerator(device: str, mixed_precision: str) -> Any:
+    return SimpleNamespace(device=torch.device(device), mixed_precision=mixed_precision)
+
+
+def test_float16_is_refused_where_it_does_not_work(make_arguments: Callable[..., Arguments]) -> None:
+    with pytest.raises(InputError, match="--mixed_precision fp16 needs a GPU: choose bf16 or no"):
+        check_precision(make_arguments(), fake_accelerator("cpu", "fp16"))
+    with pytest.raises(InputError, match=r"--sam_rho 3.0 does not work in float16.*choose --mixed_precision bf16"):
+        check_precision(make_arguments(sam_rho=3.0), fake_accelerator("cuda", "fp16"))
+
+
+@pytest.mark.parametrize(("device", "precision", "rho"), [("cpu", "bf16", 3), ("cuda", "fp16", 0), ("cpu", "no", 3)])
+def test_other_precisions_pass(
+    make_arguments: Callable[..., Arguments], device: str, precision: str, rho: float
+) -> None:
+    check_precision(make_arguments(sam_rho=rho), fake_accelerator(device, precision))
+
+
+def test_processes_that_do_not_see_the_folder_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_shared(tmp_path, Accelerator())
+    # What the others answer: one of them is on a machine without the folder.
+    monkeypatch.setattr(checks, "gather_object", lambda mine: [*mine, False])
+    with pytest.raises(InputError, match="is not seen by every process: choose a folder on a disk that all machines"):
+        check_shared(tmp_path, Accelerator())
+
+
+def test_equal_images_have_equal_fingerprints_on_any_number_of_processes(
+    scenario_with: Callable[..., Scenario], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = scenario_with()
+    alone = check_images(scenario, Accelerator())
+    assert alone == check_images(scenario_with(), Accelerator()) and alone["training"] != "" != alone["test"]
+    for num_processes in (2, 3):
+        shares = [
+            [checks._look_at_images(examples, "", OneOf(process, num_processes)) for process in range(num_processes)]  # type: ignore[arg-type]
+            for examples in (scenario.train, scenario.test)
+        ]
+        gathered = iter(shares)
+        monkeypatch.setattr(checks, "gather_object", lambda mine, gathered=gathered: next(gathered))
+        assert check_images(scenario, Accelerator()) == alone
+
+
+def test_images_that_change_places_change_the_fingerprint(
+    make_examples: Callable[..., Examples],
+    marked_image: Callable[[int], PILImage.Image],
+    make_arguments: Callable[..., Arguments],
+) -> None:
+    def fingerprint(rows: list[int], names: list[str]) -> str:
+        examples = make_examples([marked_image(row) for row in rows], [row % 2 for row in range(len(rows))])
+        splits = LabelledSplits(examples, examples, names)
+        scenario = make_scenario(splits, make_arguments(classes_per_step=1).data)
+        return check_images(scenario, Accelerator())["training"]
+
+    fingerprints = [fingerprint([0, 1, 2, 3], ["a", "b"]), fingerprint([0, 3, 2, 1], ["a", "b"])]
+    fingerprints += [fingerprint([0, 1, 2, 4], ["a", "b"]), fingerprint([0, 1, 2, 3], ["a", "c"])]
+    assert len(set(fingerprints)) == 4

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from modeling_dytox.image_processing import make_image_processor
 from training.arguments import Arguments
 from training.augmentation import Normalizer
 from training.epoch import EpochTrainer
-from training.errors import InputError
 from training.incremental import IncrementalRun
 from training.loading import Batch
 from training.logs import progress_bar
@@ -96,9 +93,3 @@ def test_it_is_part_of_the_main_phase_from_the_second_step_on(make_arguments: Ca
     first, second = ([(p.name, p.sharpness_radius) for p in run.method.phases(step)] for step in run.scenario.steps)
     assert first == [("main", 0.0)]
     assert second == [("main", 3.0), ("finetuning", 0.0)]
-
-
-def test_it_is_refused_in_float16(make_arguments: Callable[..., Arguments]) -> None:
-    accelerator: Any = SimpleNamespace(mixed_precision="fp16")
-    with pytest.raises(InputError, match=r"--sam_rho 3.0 does not work in float16.*choose --mixed_precision bf16"):
-        IncrementalRun(make_arguments(sam_rho=3.0), accelerator)

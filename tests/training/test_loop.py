@@ -1,0 +1,95 @@
+"""Phases that broke off go on at the epoch, with everything that training changes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from training.arguments import parse_arguments
+from training.checkpointing import TrainingState
+from training.incremental import IncrementalRun
+
+
+MakeRun = Callable[..., IncrementalRun]
+RunContent = Callable[[Path], dict[str, object]]
+
+
+@pytest.fixture
+def make_run(tiny_options: dict[str, object], tmp_path: Path) -> MakeRun:
+    """A run in a folder of this name, with an accelerator that scales losses as in float16 if `scaled`."""
+
+    def make(name: str, scaled: bool = False, **options: object) -> IncrementalRun:
+        merged = tiny_options | {"output_dir": tmp_path / name} | options
+        accelerator = Accelerator()
+        if scaled:
+            # It grows with every optimizer step, and in the end overflows and shrinks.
+            accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100, growth_factor=4.0, growth_interval=1)
+        words = [part for option, value in merged.items() for part in (f"--{option}", str(value))]
+        return IncrementalRun(parse_arguments(words), accelerator)
+
+    return make
+
+
+def break_off_after(run: IncrementalRun, saves: int, monkeypatch: pytest.MonkeyPatch) -> list[TrainingState]:
+    """Ends the run right after so many states were saved; gives those states."""
+    states: list[TrainingState] = []
+    save = run.checkpoints.save
+
+    def counted(state: TrainingState) -> None:
+        save(state)
+        states.append(state)
+        if len(states) == saves:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.checkpoints, "save", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    return states
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"scaled": True}, {"mixed_precision": "bf16"}, {"gradient_accumulation_steps": 2}, {"sam_rho": 0.5}],
+    ids=str,
+)
+def test_a_run_goes_on_in_any_precision(
+    make_run: MakeRun,
+    run_content: RunContent,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, object],
+) -> None:
+    # One phase of four epochs a step, or two with two.
+    options = options | {"num_epochs": 3, "per_device_train_batch_size": 8}
+    make_run("straight", **options).run()
+    # Within a phase, at its end, and within the phase after the memory update.
+    for saves in (2, 1, 2, 2):
+        break_off_after(make_run("broken", **options), saves, monkeypatch)
+    make_run("broken", **options).run()
+    assert run_content(tmp_path / "broken") == run_content(tmp_path / "straight")
+
+
+def test_a_state_holds_the_loss_scale_and_a_phase_starts_with_a_fresh_one(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run("run", scaled=True, num_epochs=2)
+    states = break_off_after(run, 4, monkeypatch)
+    scales = [state.loss_scale["scale"] for state in states if state.loss_scale]
+    # Two optimizer steps an epoch in the first step: 4 ** 2 and 4 ** 4 times the initial scale, then from the start.
+    assert len(scales) == 4
+    assert scales[0] < scales[1] and scales[2] <= scales[0] * 4**2
+    again = make_run("run", scaled=True, num_epochs=2)
+    (newest, *_) = again.checkpoints.newest_first(2)
+    assert newest.loss_scale == states[-1].loss_scale
+
+
+def test_the_time_a_step_takes_adds_up_over_restarts(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run("run", num_epochs=3)
+    states = break_off_after(run, 2, monkeypatch)
+    again = make_run("run", num_epochs=3)
+    again.run()
+    first = json.loads((again.folder.path / "results.json").read_text())["steps"][0]
+    assert first["train_seconds"] > states[-1].train_seconds > states[0].train_seconds > 0
