@@ -8,7 +8,6 @@ The same command again goes on after the last epoch that was completed.
 
 import sys
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 
 
@@ -17,14 +16,14 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 from datasets import disable_progress_bars
 from transformers.utils import logging
 
 from hub.errors import UserError
 from hub.model_card import complete_step_folder
 from hub.publish import preflight, publish_step
-from modeling_dytox import DyToxConfig, DyToxForImageClassification
+from modeling_dytox import DyToxForImageClassification
 from modeling_dytox.image_processing import make_image_processor
 from training.arguments import Arguments, parse_arguments
 from training.checkpointing import Checkpoints, TrainingState
@@ -40,9 +39,10 @@ from training.logs import RunLog, token_distances
 from training.loop import PhaseTrainer
 from training.memory import make_memory
 from training.methods import Phase, make_method
-from training.processes import on_main_process
+from training.model import make_model
+from training.processes import make_accelerator, on_main_process
 from training.results import Results, StepResults
-from training.run_folder import TRACKER_FOLDER, RunFolder, publishable, recipe_of
+from training.run_folder import RunFolder, publishable, recipe_of
 from training.scenario import Step, make_scenario
 from training.seeding import seed_everything
 
@@ -173,7 +173,7 @@ class IncrementalRun:
     def learn(self, model: DyToxForImageClassification | None, step: Step) -> DyToxForImageClassification:
         """Grows the model by a step, trains its phases and renews the memory."""
         seed_everything(self.seed, step.number, "grow")
-        model = self.first_model(step) if model is None else self.method.grow(model, step)
+        model = make_model(self.arguments, step) if model is None else self.method.grow(model, step)
         phases = self.method.phases(step)
         self.train(model, step, [phase for phase in phases if not phase.after_memory_update])
         self.renew_memory(model, step)
@@ -202,29 +202,6 @@ class IncrementalRun:
             path = self.folder.memory_file(step.number)
             with disk_errors_named(path):
                 self.memory.save(path, self.scenario.class_names)
-
-    def first_model(self, step: Step) -> DyToxForImageClassification:
-        """A new model that knows the classes of the first step."""
-        sizes = self.arguments.model
-        config = DyToxConfig(
-            image_size=sizes.image_size,
-            patch_size=sizes.patch_size,
-            hidden_size=sizes.hidden_size,
-            num_hidden_layers=sizes.num_hidden_layers,
-            num_task_attention_layers=sizes.num_task_attention_layers,
-            num_attention_heads=sizes.num_attention_heads,
-            intermediate_size=sizes.intermediate_size or 4 * sizes.hidden_size,
-            drop_path_rate=sizes.drop_path_rate,
-            encoder_attention=sizes.encoder_attention,
-            token_expansion=self.arguments.method.token_expansion,
-            independent_classifiers=self.arguments.method.independent_classifiers,
-            class_ranges=[list(step.class_range)],
-            id2label=dict(enumerate(step.class_names)),
-            label2id={name: label for label, name in enumerate(step.class_names)},
-        )
-        model = DyToxForImageClassification(config)
-        model.set_attn_implementation(sizes.attn_implementation)
-        return model
 
     def train(self, model: DyToxForImageClassification, step: Step, phases: list[Phase]) -> None:
         """Trains the model in place, phase after phase."""
@@ -292,22 +269,6 @@ class IncrementalRun:
                 return
             self.num_published = step
             self.accelerator.print(f"Step {step} is {output.hub_model_id} at revision {published.tag}.")
-
-
-def make_accelerator(arguments: Arguments) -> Accelerator:
-    """Processes, device, precision and tracker of the run."""
-    trackers = None if arguments.output.report_to == "none" else arguments.output.report_to
-    # Processes wait for the one that publishes, however slow the Hub is.
-    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
-    return Accelerator(
-        log_with=trackers,
-        project_config=ProjectConfiguration(
-            project_dir=arguments.output.output_dir,
-            logging_dir=str(Path(arguments.output.output_dir) / TRACKER_FOLDER),
-        ),
-        mixed_precision=arguments.optimization.mixed_precision,
-        kwargs_handlers=[patience],
-    )
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 
 from training.arguments import parse_arguments
 from training.incremental import IncrementalRun
+from training.model import make_model
 from training.seeding import seed_everything
 
 
@@ -28,7 +29,7 @@ def main() -> None:
     model = None
     for step in run.scenario.steps:
         seed_everything(0, step.number)
-        model = run.first_model(step) if model is None else run.method.grow(model, step)
+        model = make_model(run.arguments, step) if model is None else run.method.grow(model, step)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.normal_(std=0.3)

@@ -18,6 +18,7 @@ from training.incremental import IncrementalRun
 from training.loading import Batch
 from training.loop import freeze
 from training.methods import Learner
+from training.model import make_model
 
 
 MakeRun = Callable[..., IncrementalRun]
@@ -67,7 +68,7 @@ def test_the_lagging_schedule_is_theirs_epoch_by_epoch(
     monkeypatch.setattr(EpochTrainer, "train", lambda self, steps, progress: {"classification": 0.0})
     monkeypatch.setattr(run.checkpoints, "save", lambda state: None)
     step = run.scenario.steps[0]
-    run.train(run.first_model(step), step, list(run.method.phases(step)))
+    run.train(make_model(run.arguments, step), step, list(run.method.phases(step)))
     used = [json.loads(line)["learning_rate"] for line in run.log.path.read_text().splitlines()]
     np.testing.assert_allclose(used, schedule[f"lr_per_epoch_world{num_processes}"], rtol=0, atol=1e-12)
 
@@ -75,7 +76,7 @@ def test_the_lagging_schedule_is_theirs_epoch_by_epoch(
 def test_without_the_lag_the_second_epoch_warms_up(make_run: MakeRun) -> None:
     run = make_run(num_epochs=40, learning_rate=5e-4)
     step = run.scenario.steps[0]
-    run.train(run.first_model(step), step, list(run.method.phases(step)))
+    run.train(make_model(run.arguments, step), step, list(run.method.phases(step)))
     used = [json.loads(line)["learning_rate"] for line in run.log.path.read_text().splitlines()]
     assert used[:6] == pytest.approx([1e-6 + epoch * (5e-4 - 1e-6) / 5 for epoch in range(5)] + [used[5]])
     assert max(used) == used[5]
@@ -84,7 +85,7 @@ def test_without_the_lag_the_second_epoch_warms_up(make_run: MakeRun) -> None:
 def test_weight_decay_spares_what_theirs_spares(schedule: dict[str, np.ndarray], make_run: MakeRun) -> None:
     run = make_run(num_hidden_layers=3)
     first, second = run.scenario.steps[:2]
-    model = run.method.grow(run.first_model(first), second)
+    model = run.method.grow(make_model(run.arguments, first), second)
     main = run.method.phases(second)[0]
     freeze(model, main.frozen)
     learner = Learner(run.method, model, second, main)
@@ -157,7 +158,7 @@ def test_repeated_augmentation_shows_a_third_of_the_images(
     seen: list[int] = []
     augment = run.trainer.transform
     run.trainer.transform = lambda image: seen.append(hash(image.tobytes())) or augment(image)  # type: ignore[func-returns-value]
-    run.train(run.first_model(step), step, list(run.method.phases(step)))
+    run.train(make_model(run.arguments, step), step, list(run.method.phases(step)))
     counts = np.unique(seen, return_counts=True)[1]
     assert len(seen) == 112 and len(counts) <= -(-112 // 3) and set(counts[counts != 3]) <= {1, 2}
 

@@ -14,6 +14,7 @@ from training.arguments import Arguments, parse_arguments
 from training.epoch import EpochTrainer
 from training.incremental import IncrementalRun
 from training.methods import METHODS
+from training.model import make_model
 
 
 MakeArguments = Callable[..., Arguments]
@@ -42,7 +43,7 @@ def logits_of(model: DyToxForImageClassification) -> torch.Tensor:
 
 def test_growth_keeps_old_parameters_and_logits(method: str, make_arguments: MakeArguments) -> None:
     run = IncrementalRun(make_arguments(method=method), Accelerator())
-    model = run.first_model(run.scenario.steps[0])
+    model = make_model(run.arguments, run.scenario.steps[0])
     for step in run.scenario.steps[1:]:
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         old_logits = logits_of(model)
