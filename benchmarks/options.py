@@ -1,0 +1,154 @@
+"""The options of the throughput benchmark."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+import torch
+
+from training.arguments import (
+    Arguments,
+    DataArguments,
+    MethodArguments,
+    ModelArguments,
+    OptimizationArguments,
+    OptionParser,
+    OutputArguments,
+    check_arguments,
+    option,
+)
+from training.errors import InputError
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class ThroughputArguments:
+    """What is measured, and how."""
+
+    mode: Literal["eval", "train", "train_teacher", "herding", "data"] = field(
+        metadata={
+            "help": "What a step is: 'eval', a forward pass without gradients; 'train', an optimizer step of the main "
+            "phase of the last step, without a teacher; 'train_teacher', the same with distillation from the model "
+            "of the step before; 'herding', the embedding of a batch that exemplars are chosen by; 'data', a "
+            "training batch from the loader: decoded, augmented, stacked. Required."
+        }
+    )
+    num_steps: int = option("Steps that the model knows: its task tokens and classifiers.", 10)
+    classes_per_step: int = option("Classes of each step.", 10)
+    batch_size: int = option("Images of a batch.", 128)
+    device: Literal["cpu", "cuda"] = option("Where the model runs: 'cpu' or 'cuda'.", "cpu")
+    dtype: Literal["float32", "bfloat16"] = option(
+        "Precision: that of the weights in eval and herding, that of accelerate's mixed precision in training.",
+        "float32",
+    )
+    compile: bool = option("Compile with torch.compile; the first warm-up step then takes long.", False)
+    implementation: Literal["ours", "t_pass"] = option(
+        "'ours', the model with one pass for all task tokens; 't_pass', Algorithm 1 to the letter in plain tensor "
+        "operations: one pass of the decoder a task token, on the same weights. It knows no drop path.",
+        "ours",
+    )
+    repeats: int = option("Steps that are timed; in mode 'data' passes over 20 batches.", 20)
+    warmup: int = option("Steps before those, which are not timed.", 3)
+    num_workers: int = option("Mode 'data': processes that load images; 0 loads in the process itself.", 2)
+    seed: int = option("Seed of weights and images.", 0)
+    compare: bool = option(
+        "Measure both implementations in turn, each in a new process, without drop path, and print both results and "
+        "their ratios.",
+        False,
+    )
+    rounds: int = option("With --compare: how often each implementation is measured.", 3)
+
+
+@dataclass(frozen=True)
+class Options:
+    """
+    All options.
+
+    Args:
+        run (`ThroughputArguments`): what is measured, and how.
+        model (`ModelArguments`): sizes of the model.
+    """
+
+    run: ThroughputArguments
+    model: ModelArguments
+
+    @property
+    def training(self) -> Arguments:
+        """The options of a training run that does what is measured."""
+        return Arguments(
+            DataArguments(dataset_name="digits", classes_per_step=self.run.classes_per_step),
+            self.model,
+            MethodArguments(distillation=self.run.mode == "train_teacher"),
+            OptimizationArguments(
+                per_device_train_batch_size=self.run.batch_size,
+                num_workers=self.run.num_workers,
+                mixed_precision="no" if self.run.dtype == "float32" else "bf16",
+                seed=self.run.seed,
+            ),
+            OutputArguments(),
+        )
+
+    def with_implementation(self, name: Literal["ours", "t_pass"]) -> "Options":
+        """The options that measure one implementation, and nothing to compare with."""
+        return replace(self, run=replace(self.run, implementation=name, compare=False))
+
+    def command_line(self) -> list[str]:
+        """The options as arguments of the command line."""
+        values = {each.name: getattr(group, each.name) for group in (self.run, self.model) for each in fields(group)}
+        return [f"--{name}={value}" for name, value in values.items() if value is not None]
+
+
+def parse_options(command_line: Sequence[str] | None = None) -> Options:
+    """
+    Reads the options from the command line.
+
+    Raises:
+        InputError: an option is unknown, has a bad value, or contradicts another.
+    """
+    groups: list[Any] = [ThroughputArguments, ModelArguments]
+    parser = OptionParser(
+        groups,
+        description="Measures speed and memory of a model on synthetic images, and prints one JSON object.",
+        allow_abbrev=False,
+    )
+    run, model, unknown = parser.parse_args_into_dataclasses(
+        command_line, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        raise InputError(f"Unknown option {unknown[0]}: see --help for all options.")
+    if run.compare or run.implementation == "t_pass":
+        # What is compared does the same work.
+        model.drop_path_rate = 0.0
+    options = Options(run, model)
+    _check(options)
+    return options
+
+
+_SMALLEST = {
+    "num_steps": 1,
+    "classes_per_step": 1,
+    "batch_size": 1,
+    "repeats": 1,
+    "warmup": 0,
+    "num_workers": 0,
+    "seed": 0,
+    "rounds": 1,
+}
+
+
+def _check(options: Options) -> None:
+    run = options.run
+    for name, smallest in _SMALLEST.items():
+        if getattr(run, name) < smallest:
+            raise InputError(f"--{name} {getattr(run, name)} must be at least {smallest}.")
+    check_arguments(options.training)
+    if run.mode == "train_teacher" and run.num_steps == 1:
+        raise InputError(
+            "--mode train_teacher learns from the model of the step before: --num_steps must be 2 or more."
+        )
+    if run.mode == "data" and (run.compare or run.implementation != "ours"):
+        raise InputError("--mode data has no model: leave out --compare and --implementation.")
+    if run.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no CUDA device here, use --device cpu.")

@@ -1,0 +1,207 @@
+"""
+Speed and memory of a model that knows any number of steps, in evaluation, training and loading, as one JSON object.
+
+    python benchmarks/throughput.py --mode eval --num_steps 50 --classes_per_step 2 --batch_size 128
+    python benchmarks/throughput.py --mode train_teacher --num_steps 10 --batch_size 128 --compare
+
+`benchmarks/README.md` says how to read each number.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+
+if not __package__:
+    # Launched as a file: Python puts this folder first on the path, where the other rooms are not.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+
+from benchmarks.measures import (
+    count_flops,
+    gemm_flops_per_second,
+    linear_layers,
+    peak_resident_bytes,
+    resident_bytes,
+    seconds_of,
+)
+from benchmarks.options import DTYPES, Options, parse_options
+from benchmarks.t_pass import load_oracle
+from benchmarks.workloads import Workload, make_workload
+from training.errors import InputError
+
+
+IMPLEMENTATIONS: tuple[Literal["ours", "t_pass"], ...] = ("ours", "t_pass")
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """
+    Measures one implementation in this process.
+
+    Returns:
+        `dict`: the options, and what `benchmarks/README.md` lists; None for what a mode does not have.
+
+    Raises:
+        InputError: the implementation is not there.
+    """
+    before = resident_bytes()
+    if options.run.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    workload = make_workload(options)
+    seconds = seconds_of(workload.call, options.run.repeats, options.run.warmup, workload.device)
+    # Before anything else takes memory.
+    memory = measure_memory(before, workload.device)
+    seconds = [each / workload.batches for each in seconds]
+    median = statistics.median(seconds)
+    return {
+        **describe(options, workload),
+        "median_step_seconds": median,
+        "min_step_seconds": min(seconds),
+        "images_per_second": options.run.batch_size / median,
+        **memory,
+        **measure_arithmetic(options, workload, median),
+    }
+
+
+def describe(options: Options, workload: Workload) -> dict[str, Any]:
+    """What was measured, and where."""
+    run, on_gpu = asdict(options.run), workload.device.type == "cuda"
+    for name in ("compare", "rounds"):
+        del run[name]
+    return {
+        **run,
+        "model": asdict(options.model),
+        "num_parameters": None if workload.model is None else workload.model.num_parameters(),
+        "torch_version": torch.__version__,
+        "num_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if on_gpu else None,
+    }
+
+
+def measure_memory(before: int, device: torch.device) -> dict[str, int | None]:
+    """The peaks of this process so far; `before` is what it held before the work."""
+    peak = peak_resident_bytes()
+    return {
+        "peak_rss_bytes": peak,
+        "peak_rss_growth_bytes": peak - before,
+        "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+    }
+
+
+def measure_arithmetic(options: Options, workload: Workload, median: float) -> dict[str, float | None]:
+    """Operations of a step, the rate at which this machine multiplies such matrices, and what a step makes of it."""
+    if workload.model is None:
+        return dict.fromkeys(("flops_per_step", "gemm_flops_per_second", "fraction_of_gemm_limit"))
+    flops = count_flops(workload.call)
+    run, device = options.run, workload.device
+
+    def seconds(call: Any) -> float:
+        return statistics.median(seconds_of(call, run.repeats, run.warmup, device))
+
+    layers = linear_layers(workload.model.config, run.batch_size)
+    rate = gemm_flops_per_second(layers, workload.forwards, workload.backwards, seconds, device, DTYPES[run.dtype])
+    return {
+        "flops_per_step": flops,
+        "gemm_flops_per_second": rate,
+        "fraction_of_gemm_limit": flops / rate / median,
+    }
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """
+    The measurements of one implementation.
+
+    Args:
+        measured (`list[dict]`): what [`measure`] gave in each round.
+    """
+
+    measured: list[dict[str, Any]]
+
+    @property
+    def middle(self) -> dict[str, Any]:
+        """The measurement with the median time of a step; with an even number of rounds the faster of the two."""
+        by_time = sorted(self.measured, key=lambda each: each["median_step_seconds"])
+        return by_time[(len(by_time) - 1) // 2]
+
+    def median(self, name: str) -> float:
+        """The median of a number over the rounds."""
+        return statistics.median(self.of_each(name))
+
+    def of_each(self, name: str) -> list[float]:
+        """A number of each round."""
+        return [each[name] for each in self.measured]
+
+
+def compare(options: Options) -> dict[str, Any]:
+    """
+    Measures both implementations in turn, each time in a new process, so that a peak of memory is its own.
+
+    Raises:
+        InputError: a process failed.
+    """
+    load_oracle()
+    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in IMPLEMENTATIONS}
+    for number in range(options.run.rounds):
+        # Which goes first changes, so that a machine that slows down with time favours neither.
+        for name in IMPLEMENTATIONS if number % 2 == 0 else IMPLEMENTATIONS[::-1]:
+            rounds[name].append(launch(options.with_implementation(name)))
+    return summarize(Rounds(rounds["ours"]), Rounds(rounds["t_pass"]))
+
+
+def summarize(ours: Rounds, t_pass: Rounds) -> dict[str, Any]:
+    """Both middle measurements, and the ratios of T passes to ours: above 1, ours is faster or smaller."""
+    peak = "peak_rss_growth_bytes" if ours.measured[0]["gpu"] is None else "peak_gpu_memory_bytes"
+    steps = [each.of_each("median_step_seconds") for each in (ours, t_pass)]
+    return {
+        "ours": ours.middle,
+        "t_pass": t_pass.middle,
+        "speedup": t_pass.median("median_step_seconds") / ours.median("median_step_seconds"),
+        "speedup_per_round": [theirs / own for own, theirs in zip(*steps, strict=True)],
+        "memory_ratio": t_pass.median(peak) / ours.median(peak),
+        "memory_ratio_of": peak,
+    }
+
+
+def launch(options: Options) -> dict[str, Any]:
+    """
+    Measures in a new process.
+
+    Raises:
+        InputError: it failed; with its last line.
+    """
+    command = [sys.executable, str(Path(__file__).resolve()), *options.command_line()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        (*_, reason) = ["it gave no reason", *done.stderr.splitlines()]
+        raise InputError(
+            f"--implementation {options.run.implementation} ended with status {done.returncode}: "
+            f"{reason.removeprefix('error: ')}"
+        )
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return measured
+
+
+def main(command_line: Sequence[str] | None = None) -> int:
+    """Runs the script and gives its exit status; bad input ends it with one line and status 2."""
+    try:
+        options = parse_options(command_line)
+        result = compare(options) if options.run.compare else measure(options)
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped.\n")
+        return 130
+    sys.stdout.write(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

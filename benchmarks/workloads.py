@@ -1,0 +1,226 @@
+"""What a step of each mode does: the code that training and evaluation run, on synthetic images."""
+
+import io
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset, Features, Image
+from PIL import Image as PILImage
+from timm.optim import param_groups_weight_decay
+from torch import nn
+from tqdm.auto import tqdm
+
+from benchmarks.options import DTYPES, Options
+from benchmarks.t_pass import TPassDyTox
+from modeling_dytox import DyToxForImageClassification
+from modeling_dytox.image_processing import make_image_processor
+from training.augmentation import Normalizer, make_train_transform
+from training.batches import TrainingBatches
+from training.epoch import EpochTrainer
+from training.examples import Examples
+from training.loading import Batch, TrainingLoader
+from training.loop import freeze, train_mode_except_frozen
+from training.methods import Learner, make_method
+from training.methods.dytox import DyTox
+from training.model import make_model
+from training.scenario import Step
+from training.seeding import derive_seed, seed_everything
+
+
+BATCHES_OF_A_PASS = 20
+
+
+@dataclass(frozen=True)
+class Workload:
+    """
+    What a mode repeats.
+
+    Args:
+        call: does the work.
+        device (`torch.device`): where.
+        model (`DyToxForImageClassification`, *optional*): what computes, where something does.
+        batches (`int`): batches that a call goes through.
+        forwards, backwards (`int`): how often a batch passes a model of the full size forwards and backwards.
+    """
+
+    call: Callable[[], object]
+    device: torch.device
+    model: DyToxForImageClassification | None = None
+    batches: int = 1
+    forwards: int = 1
+    backwards: int = 0
+
+
+def make_workload(options: Options) -> Workload:
+    """The workload of the mode; the same seed makes the same weights and images."""
+    if options.run.mode == "data":
+        return make_loading(options)
+    if options.run.mode in ("eval", "herding"):
+        return make_inference(options)
+    training = Training(options)
+    return Workload(
+        training.step,
+        training.accelerator.device,
+        training.model,
+        forwards=2 if options.run.mode == "train_teacher" else 1,
+        backwards=1,
+    )
+
+
+def make_inference(options: Options) -> Workload:
+    """Mode `eval`: logits in inference mode. Mode `herding`: the embedding as the loop asks for it, on the CPU."""
+    run = options.run
+    seed_everything(run.seed, "throughput")
+    device = torch.device(run.device)
+    model = make_grown_model(options, run.num_steps, device, DTYPES[run.dtype]).eval()
+    images = make_batch(options).images.to(device)
+    pixel_values = Normalizer(make_image_processor(options.model.image_size), device)(images)
+    forward = _implementation(options, model)
+    if run.compile:
+        (forward if run.mode == "eval" else forward.dytox).compile()
+    method = make_method(options.training)
+
+    def predict() -> None:
+        with torch.inference_mode():
+            forward(pixel_values)
+
+    def embed() -> None:
+        with torch.no_grad():
+            method.herding_embedding(forward, pixel_values).float().cpu().numpy()
+
+    return Workload(predict if run.mode == "eval" else embed, device, model)
+
+
+def _implementation(options: Options, model: DyToxForImageClassification) -> DyToxForImageClassification:
+    """What is called in place of the model."""
+    if options.run.implementation == "ours":
+        return model
+    return cast(DyToxForImageClassification, TPassDyTox(model).to(model.device))
+
+
+class Training:
+    """
+    The main phase of the last step, as the training loop sets it up, on one batch again and again.
+
+    Args:
+        options (`Options`): modes `train` and `train_teacher`.
+
+    Raises:
+        InputError: `--implementation t_pass` without the folder `tests/`.
+    """
+
+    def __init__(self, options: Options) -> None:
+        run, arguments = options.run, options.training
+        self.accelerator = Accelerator(
+            cpu=run.device == "cpu",
+            mixed_precision=arguments.optimization.mixed_precision,
+            dynamo_backend="inductor" if run.compile else "no",
+        )
+        device = self.accelerator.device
+        seed_everything(run.seed, "throughput")
+        step = make_step(options, run.num_steps)
+        self.model, self.learner = make_learner(options, step, device)
+        optimizer = make_optimizer(self.learner, arguments.optimization.weight_decay)
+        prepared, optimizer = self.accelerator.prepare(self.learner, optimizer)
+        train_mode_except_frozen(prepared)
+        normalize = Normalizer(make_image_processor(options.model.image_size), device)
+        self.batch = make_batch(options)
+        self.trainer = EpochTrainer(self.accelerator, prepared, optimizer, normalize, step.num_seen_classes)
+        self.progress = tqdm(disable=True)
+
+    def step(self) -> None:
+        """One optimizer step: an epoch of a single batch."""
+        self.trainer.train(iter([[self.batch]]), self.progress)
+
+
+def make_learner(options: Options, step: Step, device: torch.device) -> tuple[DyToxForImageClassification, Learner]:
+    """The model, grown by the last step, and what trains it in the main phase: the method with its teacher."""
+    method = cast(DyTox, make_method(options.training))
+    model = make_grown_model(options, max(step.number - 1, 1), device)
+    if step.number > 1:
+        method.grow(model, step)
+    (phase, *_) = method.phases(step)
+    freeze(model, phase.frozen)
+    learner = Learner(method, model, step, phase)
+    learner.model = _implementation(options, model)
+    if method.teacher is not None:
+        method.teacher = _implementation(options, method.teacher)
+    return model, learner
+
+
+def make_optimizer(learner: Learner, weight_decay: float) -> torch.optim.AdamW:
+    """The optimizer of the loop, at the peak of its schedule."""
+    return torch.optim.AdamW(param_groups_weight_decay(learner, weight_decay), lr=learner.phase.learning_rate)
+
+
+def make_grown_model(
+    options: Options, num_steps: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> DyToxForImageClassification:
+    """A model that knows `num_steps` steps, with weights as they are drawn."""
+    model = make_model(options.training, make_step(options, 1))
+    for number in range(2, num_steps + 1):
+        model.add_task(make_step(options, number).class_names)
+    nn.Module.to(model, device, dtype)
+    return model
+
+
+def make_step(options: Options, number: int) -> Step:
+    """A step of the run; its images are not asked for."""
+    stop = number * options.run.classes_per_step
+    start = stop - options.run.classes_per_step
+    return Step(number, [f"class {label}" for label in range(start, stop)], (start, stop), make_examples(options, 0))
+
+
+def make_batch(options: Options) -> Batch:
+    """Random pixels with labels of all classes."""
+    run, size = options.run, options.model.image_size
+    generator = torch.Generator().manual_seed(derive_seed(run.seed, "images"))
+    images = torch.randint(256, (run.batch_size, 3, size, size), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(run.num_steps * run.classes_per_step, (run.batch_size,), generator=generator)
+    if run.device == "cuda":
+        images, labels = images.pin_memory(), labels.pin_memory()
+    return Batch(images, labels)
+
+
+def make_loading(options: Options) -> Workload:
+    """Mode `data`: passes over images in PNG through the loader of training; the loader's processes live on."""
+    run, optimization = options.run, options.training.optimization
+    examples = make_examples(options, BATCHES_OF_A_PASS * run.batch_size)
+    loader = TrainingLoader(
+        examples,
+        make_train_transform(optimization, options.model.image_size),
+        TrainingBatches(len(examples), run.batch_size),
+        run.num_workers,
+    )
+    passes = itertools.count()
+
+    def load() -> None:
+        for _ in loader.epoch(next(passes), run.seed, "throughput"):
+            pass
+
+    return Workload(load, torch.device("cpu"), batches=BATCHES_OF_A_PASS)
+
+
+def make_examples(options: Options, number: int) -> Examples:
+    """Images of smooth random colours, which compress as photographs do, with labels of all classes."""
+    random = np.random.default_rng(derive_seed(options.run.seed, "images"))
+    rows = [{"bytes": _png(random, options.model.image_size), "path": None} for _ in range(number)]
+    return Examples(
+        Dataset.from_dict({"image": rows}, features=Features({"image": Image()})),
+        random.integers(options.run.num_steps * options.run.classes_per_step, size=number),
+        np.arange(number),
+    )
+
+
+def _png(random: np.random.Generator, size: int) -> bytes:
+    coarse = PILImage.fromarray(random.integers(256, size=(4, 4, 3), dtype=np.uint8))
+    pixels = np.asarray(coarse.resize((size, size), PILImage.Resampling.BICUBIC)) // 2
+    noise = random.integers(16, size=pixels.shape, dtype=np.uint8)
+    file = io.BytesIO()
+    PILImage.fromarray(pixels + noise).save(file, "PNG")
+    return file.getvalue()
