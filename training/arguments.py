@@ -162,7 +162,7 @@ class Arguments:
         recipe: dict[str, Any] = {}
         for group in (self.data, self.model, self.method, self.optimization):
             recipe |= asdict(group)
-        for name in ("num_workers", "per_device_eval_batch_size"):
+        for name in ("num_workers", "per_device_eval_batch_size", "attn_implementation"):
             del recipe[name]
         return recipe
 

@@ -120,7 +120,8 @@ class PublishedBatches:
             rank=0,
             shuffle=shuffle,
             num_repeats=repeats,
-            selected_round=256 if repeats > 1 else 0,
+            # Older versions of timm would draw nothing from fewer images than a round.
+            selected_round=256 if repeats > 1 and num_examples >= 256 else 0,
         )
         unit = self.num_shares * (2 if even else 1)
         # An epoch shorter than a batch is one batch, in equal shares; one shorter than a share for each is repeated.

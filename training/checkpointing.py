@@ -28,7 +28,7 @@ from training.files import disk_errors_named, write_aside
 logger = logging.get_logger(__name__)
 
 # The newest state, and the one before it should the newest turn out damaged.
-NUM_KEPT = 2
+NUM_NEWEST_KEPT = 2
 FILE_NAME = re.compile(r"step(\d+)_phase(\d+)_epoch(\d+)\.safetensors")
 
 
@@ -83,8 +83,9 @@ class Checkpoints:
 
     def save(self, state: TrainingState) -> None:
         """
-        Adds a state as the newest, then deletes all but it and the one before. A run that went back to an earlier
-        state leaves those it could not use behind.
+        Adds a state as the newest, then deletes all but it, the one before, and the last of each earlier phase of the
+        step, which does not need what came after it. A run that went back to an earlier state leaves those it could
+        not use behind.
 
         Raises:
             InputError: the disk is full, or cannot be written.
@@ -93,9 +94,7 @@ class Checkpoints:
         with disk_errors_named(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_aside(path, _to_bytes(state))
-            files = self._files()
-            kept = [file for file in files if _position_of(file) <= state.position][:NUM_KEPT]
-            for file in set(files) - set(kept):
+            for file in self._superseded_by(state.position):
                 file.unlink()
 
     def newest_first(self, step: int) -> Iterator[TrainingState]:
@@ -111,6 +110,13 @@ class Checkpoints:
     def clear(self) -> None:
         """Deletes all states: the step they belong to is complete."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _superseded_by(self, newest: Position) -> set[Path]:
+        files = self._files()
+        usable = [file for file in files if _position_of(file) <= newest]
+        last_of_phase = {_position_of(file)[:2]: file for file in reversed(usable)}
+        kept = {file for (step, _), file in last_of_phase.items() if step == newest.step}
+        return set(files) - kept - set(usable[:NUM_NEWEST_KEPT])
 
     def _files(self) -> list[Path]:
         files = [path for path in self.folder.glob("*.safetensors") if FILE_NAME.fullmatch(path.name)]

@@ -2,10 +2,11 @@
 
 import hashlib
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 
 from training.arguments import Arguments
 from training.errors import InputError
@@ -61,14 +62,23 @@ def check_images(scenario: Scenario, accelerator: Accelerator) -> dict[str, str]
 
 def check_shared(folder: Path, accelerator: Accelerator) -> None:
     """
-    Makes sure that every process sees the folder that the main process has made.
+    Makes sure that every process sees the very folder that the main process has made.
 
     Raises:
         InputError: some do not, e.g. on another machine; raised on every process.
     """
-    if not all(gather_object([folder.is_dir()])):
+    proof = folder / f".{uuid4().hex}"
+    (name,) = broadcast_object_list([proof.name])
+    if accelerator.is_main_process:
+        proof.touch()
+    accelerator.wait_for_everyone()
+    seen = gather_object([(folder / name).is_file()])
+    if accelerator.is_main_process:
+        proof.unlink()
+    if not all(seen):
         raise InputError(
-            f"--output_dir {folder} is not seen by every process: choose a folder on a disk that all machines share."
+            f"--output_dir {folder} is not the same folder for every process: choose one on a disk that all machines "
+            "share, and name it with its whole path."
         )
 
 

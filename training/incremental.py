@@ -40,7 +40,7 @@ from training.loop import PhaseTrainer
 from training.memory import make_memory
 from training.methods import Phase, make_method
 from training.model import make_model
-from training.processes import make_accelerator, on_main_process
+from training.processes import check_agreement, make_accelerator, on_main_process
 from training.results import Results, StepResults
 from training.run_folder import RunFolder, publishable, recipe_of
 from training.scenario import Step, make_scenario
@@ -96,7 +96,9 @@ class IncrementalRun:
         self.prepare()
         model, results = self.resume()
         for step in self.scenario.steps[len(results.steps) :]:
-            self.trainer.start_step(self.state_within(step))
+            state = self.state_within(step)
+            check_agreement(self.accelerator, state and tuple(state.position), "states")
+            self.trainer.start_step(state)
             model = self.learn(model, step)
             measured = self.evaluate(model, step, self.trainer.stopwatch.seconds)
             results.steps.append(measured)
@@ -132,6 +134,7 @@ class IncrementalRun:
     def resume(self) -> tuple[DyToxForImageClassification | None, Results]:
         """The model, memory and results after the last complete step, or nothing learned yet."""
         last = self.folder.last_step()
+        check_agreement(self.accelerator, last, "complete steps")
         if last == 0:
             return None, Results(
                 dataset=publishable(self.folder.recipe)["dataset_name"],
@@ -146,8 +149,7 @@ class IncrementalRun:
         model = self.folder.load_model(last, self.arguments.model.attn_implementation)
         model.to(self.accelerator.device)
         results = self.folder.results_after(last)
-        if self.accelerator.is_main_process:
-            self.folder.save_results(results)
+        on_main_process(self.accelerator, lambda: self.folder.save_results(results))
         self.accelerator.print(f"\n{results.table()}\n")
         self.publish(last)
         return model, results

@@ -36,11 +36,11 @@ class RunLog:
 
     def resume_after_step(self, step: int) -> None:
         """Goes on after the records of the last complete step; those of a step that broke off are dropped."""
-        self._keep([line for line in self._complete_lines() if json.loads(line)["step"] <= step])
+        self._keep([line for line, record in self._records() if record["step"] <= step])
 
     def resume_after_record(self, num_records: int) -> None:
         """Goes on after so many records; later ones are dropped."""
-        self._keep(self._complete_lines()[:num_records])
+        self._keep([line for line, _ in self._records()][:num_records])
 
     def write(self, record: dict[str, Any]) -> None:
         """
@@ -54,14 +54,24 @@ class RunLog:
         self.num_records += 1
         self.accelerator.log(dict(_numbers(record)), step=self.num_records)
 
-    def _complete_lines(self) -> list[str]:
+    def _records(self) -> list[tuple[str, dict[str, Any]]]:
+        """The lines that are records, with what they hold; a line that was cut off or damaged is none."""
         if not self.path.exists():
             return []
-        return [line for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        records = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append((line, record))
+        return records
 
     def _keep(self, lines: list[str]) -> None:
         if self.accelerator.is_main_process and self.path.exists():
-            write_aside(self.path, "".join(f"{line}\n" for line in lines))
+            with disk_errors_named(self.path):
+                write_aside(self.path, "".join(f"{line}\n" for line in lines))
             self.num_records = len(lines)
 
 

@@ -82,11 +82,13 @@ class RehearsalMemory:
                 "source_index": Value("int64"),
             }
         )
-        dataset = self.examples.images.flatten_indices()
+        dataset = self.examples.images.flatten_indices(keep_in_memory=True)
         dataset = dataset.add_column("label", labels.tolist())
         dataset = dataset.add_column("class_name", [class_names[label] for label in labels])
         dataset = dataset.add_column("step", self.steps.tolist())
-        dataset = dataset.add_column("source_index", self.examples.source_indices.tolist()).cast(features)
+        dataset = dataset.add_column("source_index", self.examples.source_indices.tolist()).cast(
+            features, keep_in_memory=True
+        )
         partial = path.with_name(f".{path.name}.partial")
         path.parent.mkdir(parents=True, exist_ok=True)
         # Images known by their path alone are read in: the file must stand on its own.

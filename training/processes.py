@@ -5,7 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broadcast_object_list, gather_object
 
 from training.arguments import Arguments
 from training.errors import InputError
@@ -47,3 +47,18 @@ def on_main_process(accelerator: Accelerator, action: Callable[[], object]) -> N
         raise failure
     if message is not None:
         raise InputError(message)
+
+
+def check_agreement(accelerator: Accelerator, found: object, what: str) -> None:
+    """
+    Makes sure that every process found the same in the output folder.
+
+    Raises:
+        InputError: some found something else, e.g. a disk that lags behind; raised on every process.
+    """
+    all_found = gather_object([found])
+    if any(other != found for other in all_found):
+        raise InputError(
+            f"The processes find different {what} in --output_dir ({', '.join(map(str, all_found))}): make sure that "
+            "all machines see the same disk, then start again."
+        )

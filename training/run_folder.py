@@ -122,8 +122,14 @@ class RunFolder:
         return self.step_folder(step)
 
     def save_results(self, results: Results) -> None:
-        """Renews `results.json` of the run."""
-        results.write(self.path / RESULTS_FILE)
+        """
+        Renews `results.json` of the run.
+
+        Raises:
+            InputError: the disk is full, or cannot be written.
+        """
+        with disk_errors_named(self.path / RESULTS_FILE):
+            results.write(self.path / RESULTS_FILE)
 
     def load_model(self, step: int, attn_implementation: str) -> DyToxForImageClassification:
         """

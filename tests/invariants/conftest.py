@@ -120,6 +120,12 @@ def torchrun() -> Callable[..., list[str]]:
     return command
 
 
+@pytest.fixture(scope="session")
+def on_two_machines() -> Callable[..., list[list[str]]]:
+    """Command lines of two launchers that meet: `on_two_machines(script, **options)`."""
+    return lambda script, **options: on_machines(2, [script, *words(options)])
+
+
 def words(options: dict[str, object]) -> list[str]:
     return [part for name, value in options.items() for part in (f"--{name}", str(value))]
 

@@ -117,10 +117,13 @@ def test_a_truncated_memory_within_a_step_is_herded_again(
 ) -> None:
     memory = tmp_path / "run" / "memory" / "step2.parquet"
     os.truncate(memory, memory.stat().st_size // 2)
+    begun = memory.stat().st_mtime
     end = nursery.run(broken_off)
     assert end["status"] == 0
     assert "The rehearsal memory step2.parquet cannot be read" in end["errors"]
     assert run_content(tmp_path / "run") == straight
+    # The main phase was not learned again: its end is where the run went on, and the memory is a new one.
+    assert memory.stat().st_mtime > begun
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +109,7 @@ def test_two_processes_broken_off_go_on_as_if_they_were_not(
     environment: dict[str, str],
     small_options: dict[str, object],
     torchrun: Callable[..., list[str]],
+    logged: Callable[[Path], list[tuple[object, ...]]],
     runs: dict[str, Path],
     tmp_path: Path,
 ) -> None:
@@ -117,8 +119,9 @@ def test_two_processes_broken_off_go_on_as_if_they_were_not(
     stopped = subprocess.Popen(
         command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    while not list(output.glob("checkpoints/step2_phase0_epoch[12].safetensors")):
+    while not any(record[:2] == (2, "main") for record in logged(output)):
         assert stopped.poll() is None
+        time.sleep(0.01)
     stopped.terminate()
     _, errors = stopped.communicate(timeout=60)
     assert errors.count("stopped by SIGTERM") == 2, errors[-3000:]
@@ -128,3 +131,33 @@ def test_two_processes_broken_off_go_on_as_if_they_were_not(
         assert [log[name] for log in losses(output)] == pytest.approx([log[name] for log in losses(runs["two"])])
     assert accuracies(output) == pytest.approx(accuracies(runs["two"]))
     assert exemplars(output, 3) == exemplars(runs["two"], 3)
+
+
+@pytest.mark.slow
+def test_machines_with_folders_of_their_own_are_refused(
+    root: Path,
+    environment: dict[str, str],
+    small_options: dict[str, object],
+    on_two_machines: Callable,
+    tmp_path: Path,
+) -> None:
+    # The same relative name, but another folder on each machine.
+    started = []
+    for name, command in zip(
+        ("a", "b"), on_two_machines(str(root / "training/incremental.py"), **small_options), strict=True
+    ):
+        (tmp_path / name / "out").mkdir(parents=True)
+        command += ["--output_dir", "out"]
+        started.append(
+            subprocess.Popen(
+                command,
+                cwd=tmp_path / name,
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    for process in started:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode != 0 and "is not the same folder for every process" in errors, errors[-3000:]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.checkpointing import NUM_KEPT, Checkpoints, Position, TrainingState, load_tensors, tensors_of
+from training.checkpointing import Checkpoints, Position, TrainingState, load_tensors, tensors_of
 from training.errors import InputError
 
 
@@ -84,11 +84,14 @@ def test_only_the_newest_states_are_kept_and_the_newest_comes_first(tmp_path: Pa
     checkpoints = Checkpoints(tmp_path)
     for phase, epoch in ((0, 9), (0, 10), (0, 11), (1, 1), (1, 2)):
         checkpoints.save(state_at(epoch, phase=phase))
-        assert len(list(tmp_path.iterdir())) <= NUM_KEPT
-    assert [state.position for state in checkpoints.newest_first(2)] == [(2, 1, 2), (2, 1, 1)]
-    assert list(checkpoints.newest_first(3)) == []
+        assert len(list(tmp_path.iterdir())) <= 3
+    # And the last state of the phase before, should what came after it be damaged.
+    checkpoints.save(state_at(3, phase=1))
+    assert [state.position for state in checkpoints.newest_first(2)] == [(2, 1, 3), (2, 1, 2), (2, 0, 11)]
+    checkpoints.save(state_at(1, step=3, phase=0))
+    assert [state.position for state in checkpoints.newest_first(2)] == [(2, 1, 3)]
     checkpoints.clear()
-    assert list(checkpoints.newest_first(2)) == []
+    assert list(checkpoints.newest_first(3)) == []
 
 
 def test_a_run_that_went_back_drops_the_states_it_could_not_use(tmp_path: Path) -> None:

@@ -135,9 +135,12 @@ def test_other_precisions_pass(
 
 def test_processes_that_do_not_see_the_folder_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_shared(tmp_path, Accelerator())
+    assert list(tmp_path.iterdir()) == []
     # What the others answer: one of them is on a machine without the folder.
     monkeypatch.setattr(checks, "gather_object", lambda mine: [*mine, False])
-    with pytest.raises(InputError, match="is not seen by every process: choose a folder on a disk that all machines"):
+    with pytest.raises(
+        InputError, match="is not the same folder for every process: choose one on a disk that all machines"
+    ):
         check_shared(tmp_path, Accelerator())
 
 

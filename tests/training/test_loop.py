@@ -1,16 +1,17 @@
 """Phases that broke off go on at the epoch, with everything that training changes."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from training.arguments import parse_arguments
 from training.checkpointing import TrainingState
 from training.incremental import IncrementalRun
+from training.processes import make_accelerator
 
 
 MakeRun = Callable[..., IncrementalRun]
@@ -18,19 +19,24 @@ RunContent = Callable[[Path], dict[str, object]]
 
 
 @pytest.fixture
-def make_run(tiny_options: dict[str, object], tmp_path: Path) -> MakeRun:
+def make_run(tiny_options: dict[str, object], tmp_path: Path) -> Iterator[MakeRun]:
     """A run in a folder of this name, with an accelerator that scales losses as in float16 if `scaled`."""
 
     def make(name: str, scaled: bool = False, **options: object) -> IncrementalRun:
         merged = tiny_options | {"output_dir": tmp_path / name} | options
-        accelerator = Accelerator()
+        words = [part for option, value in merged.items() for part in (f"--{option}", str(value))]
+        arguments = parse_arguments(words)
+        # The precision is that of the whole process, until this is forgotten.
+        AcceleratorState._reset_state()
+        accelerator = make_accelerator(arguments)
+        assert accelerator.mixed_precision == (arguments.optimization.mixed_precision or "no")
         if scaled:
             # It grows with every optimizer step, and in the end overflows and shrinks.
             accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100, growth_factor=4.0, growth_interval=1)
-        words = [part for option, value in merged.items() for part in (f"--{option}", str(value))]
-        return IncrementalRun(parse_arguments(words), accelerator)
+        return IncrementalRun(arguments, accelerator)
 
-    return make
+    yield make
+    AcceleratorState._reset_state()
 
 
 def break_off_after(run: IncrementalRun, saves: int, monkeypatch: pytest.MonkeyPatch) -> list[TrainingState]:

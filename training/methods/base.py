@@ -19,7 +19,7 @@ class Phase:
     One stretch of training within a step.
 
     Args:
-        name (`str`): for logs.
+        name (`str`): names the phase in logs, random draws and saved states; no two phases of a step share it.
         data: what to learn from: images of the `new` classes, the `memory`, both, or `all` images seen.
         epochs (`int`): passes over them.
         learning_rate (`float`): peak, for `learning_rate_batch_size` images.
