@@ -93,8 +93,14 @@ class IncrementalRun:
 
     def run(self) -> None:
         """Learns every step that is not complete yet; saves and publishes each as it is."""
-        self.prepare()
-        model, results = self.resume()
+        try:
+            self.prepare()
+            self.learn_steps(*self.resume())
+        finally:
+            self.folder.close()
+
+    def learn_steps(self, model: DyToxForImageClassification | None, results: Results) -> None:
+        """Learns, measures, saves and publishes the steps after those in `results`."""
         for step in self.scenario.steps[len(results.steps) :]:
             state = self.state_within(step)
             check_agreement(self.accelerator, state and tuple(state.position), "states")
@@ -106,6 +112,8 @@ class IncrementalRun:
             self.save(model, step, results)
             self.accelerator.print(f"\n{results.table()}\n")
             self.publish(step.number)
+        # Those of the last step, should the run have been killed right after it was complete.
+        on_main_process(self.accelerator, self.checkpoints.clear)
 
     def prepare(self) -> None:
         """

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import ViTImageProcessor
@@ -26,6 +27,7 @@ RECIPE_FILE = "training_config.yaml"
 RESULTS_FILE = "results.json"
 LOG_FILE = "log.jsonl"
 FINGERPRINT_FILE = "data_fingerprint.json"
+LOCK_FILE = ".lock"
 TRACKER_FOLDER = "tracker"
 FOLDERS = rf"\.?step\d+(\.partial)?|memory|checkpoints|{TRACKER_FOLDER}"
 
@@ -42,34 +44,48 @@ class RunFolder:
     def __init__(self, path: Path, recipe: dict[str, Any]) -> None:
         self.path = path
         self.recipe = recipe
+        self._lock = FileLock(path / LOCK_FILE, blocking=False)
 
     def open(self, fingerprint: Mapping[str, str], overwrite: bool = False) -> None:
         """
-        Makes the folder ready: new, or continuing a run of the same recipe on the same data.
+        Makes the folder ready: new, or continuing a run of the same recipe on the same data. Until `close`, or the end
+        of the process, no other run can open it.
 
         Args:
             fingerprint (`Mapping[str, str]`): of each split, see [`training.checks.check_images`].
             overwrite (`bool`): delete the run that the folder holds.
 
         Raises:
-            InputError: the folder holds a run of another recipe or on other data, or something else, or cannot be
-                written.
+            InputError: the folder is in use, holds a run of another recipe or on other data, or something else, or
+                cannot be written.
         """
         try:
             if overwrite:
-                self._clear()
-            self.path.mkdir(parents=True, exist_ok=True)
-            if not overwrite:
+                self._check_is_run()
+            else:
                 self._check_same_recipe()
                 self._check_same_data(fingerprint)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            if overwrite:
+                self._clear()
             write_aside(self.path / RECIPE_FILE, _to_yaml(self.recipe))
             write_aside(self.path / FINGERPRINT_FILE, json.dumps(dict(fingerprint), indent=2) + "\n")
             for leftover in self.path.glob(".step*.partial"):
                 shutil.rmtree(leftover)
+        except Timeout as error:
+            raise InputError(
+                f"--output_dir {self.path} is in use by another run, perhaps one whose launcher has ended: wait for "
+                "it or stop it, or choose another folder."
+            ) from error
         except OSError as error:
             raise InputError(
                 f"--output_dir {self.path} cannot be written ({error.strerror}): choose another folder."
             ) from error
+
+    def close(self) -> None:
+        """Lets other runs open the folder."""
+        self._lock.release(force=True)
 
     def step_folder(self, step: int) -> Path:
         """Where the model of a step is, or will be."""
@@ -202,8 +218,11 @@ class RunFolder:
             )
 
     def _holds_anything(self) -> bool:
+        if not self.path.exists():
+            return False
         # A file that was being written when a run was killed is not worth keeping.
-        return any(not entry.name.endswith(".partial") for entry in self.path.iterdir())
+        entries = (entry.name for entry in self.path.iterdir())
+        return any(name != LOCK_FILE and not name.endswith(".partial") for name in entries)
 
     def _recipe_before(self, file: Path) -> dict[str, Any]:
         try:
@@ -214,15 +233,15 @@ class RunFolder:
             raise InputError(f"{file} is damaged: restore it, or start anew with --overwrite_output_dir.")
         return before
 
-    def _clear(self) -> None:
-        """Deletes the run, and only a run: never a folder that something else filled."""
-        if not self.path.exists():
-            return
+    def _check_is_run(self) -> None:
+        """Only a run is ever deleted, never a folder that something else filled."""
         if not (self.path / RECIPE_FILE).is_file() and self._holds_anything():
             raise InputError(
                 f"--overwrite_output_dir would delete {self.path}, which holds no run: delete it yourself, or choose "
                 "another folder."
             )
+
+    def _clear(self) -> None:
         # The recipe last: until then the folder is known as that of a run, should this be interrupted.
         for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == RECIPE_FILE):
             if entry.is_dir() and re.fullmatch(FOLDERS, entry.name):

@@ -170,6 +170,7 @@ def test_augmented_herding_looks_at_other_pixels(make_run: MakeRun) -> None:
         run.learn(None, run.scenario.steps[0])
         assert run.memory is not None and run.memory.examples is not None
         chosen[augmented] = run.memory.examples.source_indices.tolist()
+        run.folder.close()
     assert len(chosen[False]) == len(chosen[True]) == 12
     assert chosen[False] != chosen[True]
 

@@ -21,7 +21,7 @@ Save = Callable[..., Path]
 # Fingerprints of the images of a run.
 DATA = {"training": "1a", "test": "2b"}
 # Files of a run before its first step.
-WRITTEN = {"training_config.yaml", "data_fingerprint.json"}
+WRITTEN = {"training_config.yaml", "data_fingerprint.json", ".lock"}
 
 
 class Killed(BaseException):
@@ -42,10 +42,16 @@ def nothing(folder: Path) -> None:
 
 @pytest.fixture
 def make_folder(tmp_path: Path, make_arguments: Callable[..., Arguments]) -> Callable[..., RunFolder]:
-    """Makes the [`RunFolder`] of these options, always the same folder."""
-    return lambda **options: RunFolder(
-        tmp_path / "run", recipe_of(make_arguments(**options), num_processes=1, mixed_precision="no")
-    )
+    """Makes the [`RunFolder`] of these options, always the same folder; the run before has ended."""
+    made: list[RunFolder] = []
+
+    def make(**options: Any) -> RunFolder:
+        for before in made:
+            before.close()
+        made.append(RunFolder(tmp_path / "run", recipe_of(make_arguments(**options), 1, mixed_precision="no")))
+        return made[-1]
+
+    return make
 
 
 @pytest.fixture
@@ -191,6 +197,7 @@ def test_of_batches_only_the_global_size_makes_the_recipe(
 ) -> None:
     folder = make_folder(per_device_train_batch_size=24)
     folder.open(DATA)
+    folder.close()
     for batch_size, accumulation, num_processes in ((12, 2, 1), (12, 1, 2), (4, 3, 2)):
         arguments = make_arguments(per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation)
         RunFolder(folder.path, recipe_of(arguments, num_processes, "no")).open(DATA)
@@ -234,6 +241,22 @@ def test_a_damaged_fingerprint_is_named(make_folder: Callable[..., RunFolder], s
     folder.open(DATA)
     (folder.path / "data_fingerprint.json").write_text(content)
     assert "data_fingerprint.json is damaged" in error_of(folder.open, DATA)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_in_use_is_refused_and_left_alone(
+    make_folder: Callable[..., RunFolder], save: Save, overwrite: bool
+) -> None:
+    folder = make_folder()
+    folder.open(DATA)
+    save(folder, 1)
+    (folder.path / ".step2.partial").mkdir()
+    other = RunFolder(folder.path, folder.recipe)
+    assert f"{folder.path} is in use by another run" in error_of(other.open, DATA, overwrite=overwrite)
+    assert folder.last_step() == 1 and (folder.path / ".step2.partial").is_dir()
+    folder.close()
+    other.open(DATA, overwrite=overwrite)
+    assert other.last_step() == (0 if overwrite else 1)
 
 
 def test_overwrite_deletes_the_run(make_folder: Callable[..., RunFolder], save: Save) -> None:
