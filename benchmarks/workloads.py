@@ -11,7 +11,6 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
-from timm.optim import param_groups_weight_decay
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -20,11 +19,11 @@ from benchmarks.t_pass import TPassDyTox
 from modeling_dytox import DyToxForImageClassification
 from modeling_dytox.image_processing import make_image_processor
 from training.augmentation import Normalizer, make_train_transform
-from training.batches import TrainingBatches
+from training.batches import Share, TrainingBatches
 from training.epoch import EpochTrainer
 from training.examples import Examples
 from training.loading import Batch, TrainingLoader
-from training.loop import freeze, train_mode_except_frozen
+from training.loop import freeze, make_optimizer, train_mode_except_frozen
 from training.methods import Learner, make_method
 from training.methods.dytox import DyTox
 from training.model import make_model
@@ -125,7 +124,9 @@ class Training:
         seed_everything(run.seed, "throughput")
         step = make_step(options, run.num_steps)
         self.model, self.learner = make_learner(options, step, device)
-        optimizer = make_optimizer(self.learner, arguments.optimization.weight_decay)
+        # At the peak of its schedule.
+        peak = self.learner.phase.learning_rate
+        optimizer = make_optimizer(self.learner, arguments.optimization.weight_decay, peak)
         prepared, optimizer = self.accelerator.prepare(self.learner, optimizer)
         train_mode_except_frozen(prepared)
         normalize = Normalizer(make_image_processor(options.model.image_size), device)
@@ -151,11 +152,6 @@ def make_learner(options: Options, step: Step, device: torch.device) -> tuple[Dy
     if method.teacher is not None:
         method.teacher = _implementation(options, method.teacher)
     return model, learner
-
-
-def make_optimizer(learner: Learner, weight_decay: float) -> torch.optim.AdamW:
-    """The optimizer of the loop, at the peak of its schedule."""
-    return torch.optim.AdamW(param_groups_weight_decay(learner, weight_decay), lr=learner.phase.learning_rate)
 
 
 def make_grown_model(
@@ -194,7 +190,7 @@ def make_loading(options: Options) -> Workload:
     loader = TrainingLoader(
         examples,
         make_train_transform(optimization, options.model.image_size),
-        TrainingBatches(len(examples), run.batch_size),
+        TrainingBatches(len(examples), Share(run.batch_size)),
         run.num_workers,
     )
     passes = itertools.count()

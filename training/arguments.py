@@ -12,7 +12,7 @@ import yaml
 from accelerate.tracking import get_available_trackers
 from transformers import HfArgumentParser
 
-from training.errors import InputError
+from training.errors import InputError, one_line
 
 
 def option(help: str, default: Any = None) -> Any:
@@ -215,7 +215,7 @@ def read_config_file(path: Path) -> list[str]:
     try:
         options = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--config {path} is not valid YAML ({' '.join(str(error).split())}).") from error
+        raise InputError(f"--config {path} is not valid YAML ({one_line(error)}).") from error
     if not isinstance(options, dict):
         raise InputError(f"--config {path} holds {type(options).__name__}: expected lines of 'option: value'.")
     arguments = []

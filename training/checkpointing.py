@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from training.errors import InputError
+from training.errors import InputError, one_line
 from training.files import disk_errors_named, write_aside
 
 
@@ -168,7 +168,7 @@ def _from_file(path: Path) -> TrainingState:
             raise ValueError("its content does not fit its digest")
         return TrainingState(**fields | {"position": Position(*fields["position"]), "tensors": tensors})
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"The state {path} is damaged ({' '.join(str(error).split())}).") from error
+        raise InputError(f"The state {path} is damaged ({one_line(error)}).") from error
 
 
 def _digest(content: str, tensors: Mapping[str, Tensor]) -> str:

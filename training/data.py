@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 
 from training.arguments import DataArguments
 from training.digits import load_digits_dataset
-from training.errors import InputError
+from training.errors import InputError, first_line
 from training.examples import Examples
 
 
@@ -81,7 +81,7 @@ def _load(arguments: DataArguments) -> DatasetDict:
     except Exception as error:
         # The loaders of `datasets` raise errors of many libraries; all of them mean that the name cannot be used.
         raise InputError(
-            f"--dataset_name {name} cannot be loaded ({_first_line(error)}): give a Hub id, a folder of images or "
+            f"--dataset_name {name} cannot be loaded ({first_line(error)}): give a Hub id, a folder of images or "
             "Parquet files with a training and a test split, or 'digits'."
         ) from error
 
@@ -207,8 +207,3 @@ def _examples(split: Dataset, image_column: str, labels: np.ndarray) -> Examples
     if image_column != "image":
         images = images.rename_column(image_column, "image")
     return Examples(images, labels.astype(np.int64), np.arange(len(labels), dtype=np.int64))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -27,7 +27,7 @@ from modeling_dytox import DyToxConfig
 from training.arguments import DataArguments, OptionParser, option
 from training.comparison import agreement, compare, conclusion, to_table
 from training.data import load_test_split
-from training.errors import InputError
+from training.errors import InputError, last_message
 from training.evaluation import Evaluation, Evaluator
 from training.files import write_aside
 from training.published import PublishedStep
@@ -179,9 +179,7 @@ def main() -> None:
         evaluate(arguments, accelerator)
         accelerator.end_training()
     except (InputError, FloatingPointError) as error:
-        # An error of a worker process comes with the worker's traceback: its last line is the error.
-        message = str(error).splitlines()[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")
-        sys.stderr.write(f"error: {message}\n")
+        sys.stderr.write(f"error: {last_message(error)}\n")
         sys.exit(2)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 from PIL import Image as PILImage
 
-from training.errors import InputError
+from training.errors import InputError, one_line
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Examples:
         except Exception as error:
             # Decoders raise errors of many kinds on broken bytes; all of them mean that the image cannot be used.
             raise InputError(
-                f"The image in row {self.source_indices[position]} cannot be read ({' '.join(str(error).split())}): "
+                f"The image in row {self.source_indices[position]} cannot be read ({one_line(error)}): "
                 "repair or remove it."
             ) from error
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from training.errors import InputError
+from training.errors import InputError, one_line
 
 
 def write_aside(path: Path, content: str | bytes) -> None:
@@ -32,7 +32,7 @@ def disk_errors_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or one_line(error)
         raise InputError(
             f"{path} cannot be written ({reason}): make room or see to the disk; the same command then goes on from "
             "the last state saved."

@@ -29,7 +29,7 @@ from training.arguments import Arguments, parse_arguments
 from training.checkpointing import Checkpoints, TrainingState
 from training.checks import check_images, check_precision, check_shared
 from training.data import load_splits
-from training.errors import InputError
+from training.errors import InputError, last_message
 from training.evaluation import Evaluator
 from training.examples import Examples, concatenate
 from training.files import disk_errors_named
@@ -101,10 +101,11 @@ class IncrementalRun:
 
     def learn_steps(self, model: DyToxForImageClassification | None, results: Results) -> None:
         """Learns, measures, saves and publishes the steps after those in `results`."""
-        for step in self.scenario.steps[len(results.steps) :]:
-            state = self.state_within(step)
-            check_agreement(self.accelerator, state and tuple(state.position), "states")
-            self.trainer.start_step(state)
+        steps = self.scenario.steps[len(results.steps) :]
+        if steps:
+            self.trainer.state = self.resume_within(steps[0])
+        for step in steps:
+            self.trainer.start_step()
             model = self.learn(model, step)
             measured = self.evaluate(model, step, self.trainer.stopwatch.seconds)
             results.steps.append(measured)
@@ -162,6 +163,20 @@ class IncrementalRun:
         self.publish(last)
         return model, results
 
+    def resume_within(self, step: Step) -> TrainingState | None:
+        """The state within a step that the run goes on from, if there is one; the log goes on where it was saved."""
+        state = self.state_within(step)
+        check_agreement(self.accelerator, state and tuple(state.position), "states")
+        if state is None:
+            self.log.resume_after_step(step.number - 1)
+            return None
+        self.log.resume_after_record(state.num_log_records)
+        phase = self.method.phases(step)[state.position.phase]
+        self.accelerator.print(
+            f"Step {step.number} goes on after {phase.name}, epoch {state.position.epoch} of {phase.epochs}."
+        )
+        return state
+
     def state_within(self, step: Step) -> TrainingState | None:
         """The newest state within a step that can be used; its memory, if the step renewed it by then, is taken up."""
         for state in self.checkpoints.newest_first(step.number):
@@ -172,12 +187,7 @@ class IncrementalRun:
             except InputError as error:
                 logger.warning(f"{error} The run goes back to a state that does not need it.")
                 continue
-            self.log.resume_after_record(state.num_log_records)
-            self.accelerator.print(
-                f"Step {step.number} goes on after {phase.name}, epoch {state.position.epoch} of {phase.epochs}."
-            )
             return state
-        self.log.resume_after_step(step.number - 1)
         return None
 
     def learn(self, model: DyToxForImageClassification | None, step: Step) -> DyToxForImageClassification:
@@ -297,9 +307,7 @@ def main() -> None:
         sys.stderr.write(f"stopped by {signal}: the same command goes on after the last epoch that was completed.\n")
         sys.exit(signal.exit_status)
     except (InputError, UserError, FloatingPointError) as error:
-        # An error of a worker process comes with the worker's traceback: its last line is the error.
-        message = str(error).splitlines()[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")
-        sys.stderr.write(f"error: {message}\n")
+        sys.stderr.write(f"error: {last_message(error)}\n")
         sys.exit(2)
 
 

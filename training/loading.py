@@ -97,7 +97,7 @@ class Augmented:
         return self.normalize(torch.stack(list(map(self._augment, images, source_indices))))
 
     def _augment(self, image: Image.Image, source_index: int) -> torch.Tensor:
-        with isolated_randomness(derive_seed(*self.seed, "augmentation", int(source_index))):
+        with isolated_randomness(augmentation_seed(self.seed, source_index)):
             return self.transform(image)
 
 
@@ -144,9 +144,14 @@ class TrainingLoader:
         # Keyed by the image, not by its place in the batch: the same on any number of processes.
         sources = self.examples.source_indices[draw.positions]
         return [
-            (int(position), derive_seed(*seed, "augmentation", int(source), *([int(copy)] if copy else [])))
+            (int(position), augmentation_seed(seed, source, copy))
             for position, source, copy in zip(draw.positions, sources, draw.copies, strict=True)
         ]
+
+
+def augmentation_seed(draw: Sequence[int | str], source_index: int, copy: int = 0) -> int:
+    """The seed of an image's augmentation in the draw of this name; each further copy of the image has its own."""
+    return derive_seed(*draw, "augmentation", int(source_index), *([int(copy)] if copy else []))
 
 
 class _EpochKeys:

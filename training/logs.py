@@ -36,11 +36,13 @@ class RunLog:
 
     def resume_after_step(self, step: int) -> None:
         """Goes on after the records of the last complete step; those of a step that broke off are dropped."""
-        self._keep([line for line, record in self._records() if record["step"] <= step])
+        if self.accelerator.is_main_process:
+            self._keep([line for line, record in self._records() if record["step"] <= step])
 
     def resume_after_record(self, num_records: int) -> None:
         """Goes on after so many records; later ones are dropped."""
-        self._keep([line for line, _ in self._records()][:num_records])
+        if self.accelerator.is_main_process:
+            self._keep([line for line, _ in self._records()][:num_records])
 
     def write(self, record: dict[str, Any]) -> None:
         """
@@ -69,7 +71,7 @@ class RunLog:
         return records
 
     def _keep(self, lines: list[str]) -> None:
-        if self.accelerator.is_main_process and self.path.exists():
+        if self.path.exists():
             with disk_errors_named(self.path):
                 write_aside(self.path, "".join(f"{line}\n" for line in lines))
             self.num_records = len(lines)

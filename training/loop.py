@@ -16,7 +16,7 @@ from transformers import ViTImageProcessor
 from modeling_dytox import DyToxForImageClassification
 from training.arguments import Arguments
 from training.augmentation import Normalizer, make_mixup, make_train_transform
-from training.batches import Batches, PublishedBatches, TrainingBatches
+from training.batches import Batches, PublishedBatches, Share, TrainingBatches
 from training.checkpointing import Checkpoints, Position, TrainingState, load_tensors, tensors_of
 from training.epoch import EpochTrainer
 from training.errors import InputError
@@ -75,10 +75,9 @@ class PhaseTrainer:
         per_process = options.per_device_train_batch_size * options.gradient_accumulation_steps
         return per_process * self.accelerator.num_processes
 
-    def start_step(self, state: TrainingState | None) -> None:
-        """Prepares for the phases of a step, of which those before `state` were learned already."""
-        self.state = state
-        self.stopwatch.start(state.train_seconds if state else 0.0)
+    def start_step(self) -> None:
+        """Prepares for the phases of a step, of which those before the state to go on from were learned already."""
+        self.stopwatch.start(self.state.train_seconds if self.state else 0.0)
 
     def train(self, model: DyToxForImageClassification, step: Step, phase: Phase, examples: Examples) -> None:
         """
@@ -94,17 +93,17 @@ class PhaseTrainer:
         seed_everything(self.options.seed, step.number, phase.name)
         freeze(model, phase.frozen)
         learner = Learner(self.method, model, step, phase)
-        optimizer = self._optimizer(learner, phase)
+        optimizer = make_optimizer(learner, self.options.weight_decay, self.learning_rate(phase))
         schedule = self._schedule(optimizer, phase)
         prepared, optimizer = self.accelerator.prepare(learner, optimizer)
         self._restore(learner, optimizer)
         trainer = self._epoch_trainer(prepared, optimizer, step, phase)
         loader = self._loader(examples, phase, even=trainer.mixup is not None)
         progress = self._progress(phase, start.epoch, loader.batches)
+        draws = (self.options.seed, step.number, phase.name)
         for epoch in range(start.epoch, phase.epochs):
             name = f"step {step.number}/{self.num_steps}, {phase.name}, epoch {epoch + 1}/{phase.epochs}"
             progress.set_description(name, refresh=False)
-            draws = (self.options.seed, step.number, phase.name)
             seed_everything(*draws, epoch, process_index=self.accelerator.process_index)
             if schedule is not None:
                 schedule.step(max(epoch - 1, 0) if self.options.lagging_schedule else epoch)
@@ -155,10 +154,6 @@ class PhaseTrainer:
         per_images = self.options.learning_rate_batch_size
         return phase.learning_rate * (self.global_batch_size / per_images if per_images else 1.0)
 
-    def _optimizer(self, learner: Learner, phase: Phase) -> torch.optim.AdamW:
-        groups = param_groups_weight_decay(learner, self.options.weight_decay)
-        return torch.optim.AdamW(groups, lr=self.learning_rate(phase))
-
     def _schedule(self, optimizer: torch.optim.Optimizer, phase: Phase) -> CosineLRScheduler | None:
         if phase.schedule == "constant":
             return None
@@ -191,8 +186,7 @@ class PhaseTrainer:
         )
 
     def _loader(self, examples: Examples, phase: Phase, even: bool) -> TrainingLoader:
-        share = (
-            len(examples),
+        share = Share(
             self.global_batch_size,
             self.options.gradient_accumulation_steps,
             self.accelerator.process_index,
@@ -201,9 +195,11 @@ class PhaseTrainer:
         )
         batches: Batches
         if phase.shuffle and phase.repeated_augmentation == 1:
-            batches = TrainingBatches(*share)
+            batches = TrainingBatches(len(examples), share)
         else:
-            batches = PublishedBatches(*share, repeats=phase.repeated_augmentation, shuffle=phase.shuffle)
+            batches = PublishedBatches(
+                len(examples), share, repeats=phase.repeated_augmentation, shuffle=phase.shuffle
+            )
         return TrainingLoader(examples, self.transform, batches, self.options.num_workers)
 
     def _report(
@@ -228,6 +224,11 @@ class PhaseTrainer:
             | {f"loss/{name}": loss for name, loss in losses.items()}
             | {"loss": total, "images_per_second": num_images / seconds}
         )
+
+
+def make_optimizer(learner: Learner, weight_decay: float, learning_rate: float) -> torch.optim.AdamW:
+    """AdamW on the parameters that train; biases, norms and gates do not decay."""
+    return torch.optim.AdamW(param_groups_weight_decay(learner, weight_decay), lr=learning_rate)
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:

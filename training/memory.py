@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from datasets.table import embed_table_storage
 
-from training.errors import InputError
+from training.errors import InputError, one_line
 from training.examples import Examples, concatenate
 from training.herding import herd
 from training.scenario import Step
@@ -107,7 +107,7 @@ class RehearsalMemory:
             columns = dataset.select_columns(["label", "step", "source_index"]).to_dict()
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
-                f"The rehearsal memory {path.name} cannot be read ({' '.join(str(error).split())}): restore the file, "
+                f"The rehearsal memory {path.name} cannot be read ({one_line(error)}): restore the file, "
                 f"delete {path.stem} and the later steps to learn them again, or start anew with "
                 "--overwrite_output_dir."
             ) from error

@@ -1,22 +1,17 @@
 """A step of a run as it was published: a step folder, or a revision on the Hub."""
 
-import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import PreTrainedConfig, ViTImageProcessor
 
 from modeling_dytox import DyToxConfig, DyToxForImageClassification
-from training.errors import InputError
+from training.errors import InputError, first_line
+from training.model import LOADING_ERRORS, MissingWeightsError, load_model
 from training.run_folder import RESULTS_FILE
-
-
-LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
 
 
 class PublishedStep:
@@ -57,20 +52,20 @@ class PublishedStep:
         try:
             config, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
             self._check_architecture(config)
-            loaded: Any = DyToxForImageClassification.from_pretrained(
-                source, revision=revision, output_loading_info=True
-            )
-            self._check_complete(loaded[1])
+            model = load_model(source, revision=revision)
             processor = ViTImageProcessor.from_pretrained(source, revision=revision)
         except InputError:
             raise
+        except MissingWeightsError as error:
+            raise InputError(
+                f"--model {self} {error}: publish the step again, or copy its folder as a whole."
+            ) from error
         except LOADING_ERRORS as error:
             raise InputError(
-                f"--model {self} cannot be loaded ({_first_line(error)}): give a step folder, or a repository on the "
+                f"--model {self} cannot be loaded ({first_line(error)}): give a step folder, or a repository on the "
                 "Hub and one of its revisions."
             ) from error
-        # Tensors of a memory-mapped file lie at odd addresses, where sums round otherwise than in the run.
-        return copy.deepcopy(loaded[0]), processor
+        return model, processor
 
     def recorded(self, step: int) -> Mapping[str, Any]:
         """
@@ -83,7 +78,7 @@ class PublishedStep:
             steps = json.loads(self._results_file().read_text(encoding="utf-8"))["steps"]
             found = [entry for entry in steps if entry["step"] == step]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{RESULTS_FILE} of {self} cannot be read ({_first_line(error)}).") from error
+            raise InputError(f"{RESULTS_FILE} of {self} cannot be read ({first_line(error)}).") from error
         if not found:
             raise InputError(f"{RESULTS_FILE} of {self} holds no step {step}.")
         return found[0]
@@ -98,15 +93,6 @@ class PublishedStep:
         if architecture != DyToxConfig.model_type:
             raise InputError(f"--model {self} is of type {architecture}, expected dytox: give a step of a DyTox run.")
 
-    def _check_complete(self, loading: Mapping[str, Any]) -> None:
-        # They would have been drawn at random.
-        missing = sorted(loading["missing_keys"])
-        if missing:
-            raise InputError(
-                f"--model {self} lacks {len(missing)} weights, {missing[0]} first: publish the step again, or copy "
-                "its folder as a whole."
-            )
-
 
 def _check_step_folder(folder: Path, revision: str | None) -> None:
     if revision is not None:
@@ -117,8 +103,3 @@ def _check_step_folder(folder: Path, revision: str | None) -> None:
     steps = sorted(folder.glob("step*/config.json"))
     hint = f"name one of its steps, such as {steps[-1].parent}" if steps else "give the folder of a step"
     raise InputError(f"--model {folder} holds no model: {hint}.")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.errors import InputError
+from training.errors import InputError, one_line
 from training.files import write_aside
 from training.metrics import average_incremental_accuracy, backward_transfer, forgetting, last_accuracy
 
@@ -95,7 +95,7 @@ class Results:
             return results
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{path} is no results.json of a run ({' '.join(str(error).split())}): restore the file, or start "
+                f"{path} is no results.json of a run ({one_line(error)}): restore the file, or start "
                 "anew with --overwrite_output_dir."
             ) from error
 

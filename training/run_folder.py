@@ -1,6 +1,5 @@
 """The folder of a run: one complete folder a step, the memory after each step, and what was asked for."""
 
-import copy
 import json
 import os
 import re
@@ -12,14 +11,14 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import ViTImageProcessor
 
 from modeling_dytox import DyToxForImageClassification
 from training.arguments import Arguments
-from training.errors import InputError
+from training.errors import InputError, one_line
 from training.files import disk_errors_named, write_aside
+from training.model import LOADING_ERRORS, load_model
 from training.results import Results
 
 
@@ -156,13 +155,11 @@ class RunFolder:
         """
         folder = self.step_folder(step)
         try:
-            model = DyToxForImageClassification.from_pretrained(folder, attn_implementation=attn_implementation)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+            return load_model(folder, attn_implementation=attn_implementation)
+        except LOADING_ERRORS as error:
             raise InputError(
-                f"{folder} cannot be loaded ({' '.join(str(error).split())}): delete it to learn step {step} again."
+                f"{folder} cannot be loaded ({one_line(error)}): delete it to learn step {step} again."
             ) from error
-        # Tensors of a memory-mapped file lie at odd addresses, where sums round otherwise than in the run before.
-        return copy.deepcopy(model)
 
     @contextmanager
     def _written_aside(self, final: Path) -> Iterator[Path]:

@@ -11,7 +11,7 @@ import yaml
 
 from training.arguments import DataArguments
 from training.data import LabelledSplits
-from training.errors import InputError
+from training.errors import InputError, one_line
 from training.examples import Examples
 
 
@@ -194,8 +194,7 @@ def _read_order_file(name: str) -> list[str]:
         entries = _parse_order(path.read_text(encoding="utf-8"), path.suffix)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(
-            f"--class_order {name} cannot be read ({' '.join(str(error).split())}): give one class a line, or a JSON "
-            "or YAML list."
+            f"--class_order {name} cannot be read ({one_line(error)}): give one class a line, or a JSON or YAML list."
         ) from error
     if not isinstance(entries, list):
         raise InputError(f"--class_order {name} holds {type(entries).__name__}: expected a list of classes.")

@@ -12,6 +12,7 @@ import yaml
 
 from benchmarks import ablation
 from modeling_dytox import DyToxConfig
+from tests.command_line import words
 from training import incremental
 
 
@@ -34,7 +35,7 @@ def options(tiny_options: dict[str, object], tmp_path: Path) -> list[str]:
     merged = tiny_options | TINY
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({name: merged.pop(name) for name in ("hidden_size", "finetuning_epochs")}))
-    return ["--config", str(recipe), *(part for name, value in merged.items() for part in (f"--{name}", str(value)))]
+    return ["--config", str(recipe), *words(merged)]
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from benchmarks import measures, t_pass, throughput, workloads
 from benchmarks.measures import Linear, count_flops, gemm_flops_per_second, linear_layers
 from benchmarks.options import Options, parse_options
 from benchmarks.t_pass import TPassDyTox
-from benchmarks.workloads import Training, make_batch, make_inference, make_optimizer, make_workload
-from training.loop import PhaseTrainer
+from benchmarks.workloads import Training, make_batch, make_inference, make_workload
+from training.loop import make_optimizer
 from training.losses import one_hot_targets
 
 
@@ -402,12 +402,12 @@ def test_a_training_step_is_one_of_the_main_phase() -> None:
 
 
 def test_the_optimizer_is_that_of_the_loop() -> None:
-    learner = Training(make_options("train")).learner
-    loop: Any = SimpleNamespace(
-        options=SimpleNamespace(weight_decay=0.5), learning_rate=lambda phase: phase.learning_rate
-    )
+    options = make_options("train")
+    training = Training(options)
+    learner, decay = training.learner, options.training.optimization.weight_decay
 
-    ours, theirs = make_optimizer(learner, 0.5), PhaseTrainer._optimizer(loop, learner, learner.phase)
+    ours: Any = training.trainer.optimizer.optimizer
+    theirs = make_optimizer(learner, decay, learner.phase.learning_rate)
 
     assert type(ours) is type(theirs)
     assert ours.defaults == theirs.defaults

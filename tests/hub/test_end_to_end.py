@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.command_line import words
+
 
 if TYPE_CHECKING:
     from tests.hub.conftest import LocalHub
@@ -39,7 +41,7 @@ print(type(model).__module__.split(".")[0], logits.numpy().tobytes().hex())
 
 
 def command_line(options: dict[str, object], **more: object) -> list[str]:
-    return [part for name, value in (options | more).items() for part in (f"--{name}", str(value))]
+    return words(options | more)
 
 
 def test_each_step_is_a_revision_that_loads_with_and_without_the_package(

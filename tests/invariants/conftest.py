@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.command_line import words
+
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 # One thread, so that sums are taken in the same order; and never the network.
@@ -124,10 +126,6 @@ def torchrun() -> Callable[..., list[str]]:
 def on_two_machines() -> Callable[..., list[list[str]]]:
     """Command lines of two launchers that meet: `on_two_machines(script, **options)`."""
     return lambda script, **options: on_machines(2, [script, *words(options)])
-
-
-def words(options: dict[str, object]) -> list[str]:
-    return [part for name, value in options.items() for part in (f"--{name}", str(value))]
 
 
 @pytest.fixture(scope="session")

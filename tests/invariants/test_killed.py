@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.command_line import words
+
 
 RunContent = Callable[[Path], dict[str, object]]
 Logged = Callable[[Path], list[tuple[object, ...]]]
@@ -97,8 +99,7 @@ def test_asked_to_stop_it_ends_cleanly_and_goes_on_later(
     group: bool,
 ) -> None:
     options = tiny_options | {"num_epochs": 6, "num_workers": 2}
-    arguments = [part for option, value in options.items() for part in (f"--{option}", str(value))]
-    command = [sys.executable, "training/incremental.py", *arguments, "--output_dir", str(tmp_path / "stopped")]
+    command = [sys.executable, "training/incremental.py", *words(options | {"output_dir": tmp_path / "stopped"})]
     stopped = subprocess.Popen(
         command,
         cwd=root,

@@ -13,6 +13,7 @@ import pytest
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 
+from tests.command_line import words
 from training import incremental
 from training.arguments import Arguments, parse_arguments
 from training.examples import Examples
@@ -62,6 +63,12 @@ def make_arguments() -> Callable[..., Arguments]:
         return parse_arguments(command_line)
 
     return make
+
+
+@pytest.fixture
+def make_tiny_arguments(tiny_options: dict[str, object], tmp_path: Path) -> Callable[..., Arguments]:
+    """Parses the options of a run that takes seconds, with those given by keyword instead; it goes to `run`."""
+    return lambda **options: parse_arguments(words(tiny_options | {"output_dir": tmp_path / "run"} | options))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from hub.step_folder import list_step_folders
 from modeling_dytox import DyToxForImageClassification
-from training.arguments import Arguments, MethodArguments, parse_arguments
+from training.arguments import Arguments, MethodArguments
 from training.incremental import IncrementalRun
 from training.methods.dytox import old_tokens_and_classifiers
 from training.scenario import Step
@@ -29,26 +29,17 @@ def named(switches: dict[str, bool]) -> str:
     return " ".join(name for name, on in switches.items() if not on) or "default"
 
 
-@pytest.fixture
-def make_arguments(tiny_options: dict[str, object], tmp_path: Path) -> MakeArguments:
-    def make(**options: object) -> Arguments:
-        merged = tiny_options | {"output_dir": tmp_path / "run"} | options
-        return parse_arguments([part for name, value in merged.items() for part in (f"--{name}", str(value))])
-
-    return make
-
-
 @pytest.mark.parametrize("switches", ALL[1:], ids=named)
 def test_a_run_resumes_and_each_step_can_be_published_and_loaded(
     switches: dict[str, bool],
-    make_arguments: MakeArguments,
+    make_tiny_arguments: MakeArguments,
     run_content: RunContent,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    IncrementalRun(make_arguments(output_dir=tmp_path / "straight", **switches), Accelerator()).run()
+    IncrementalRun(make_tiny_arguments(output_dir=tmp_path / "straight", **switches), Accelerator()).run()
 
-    arguments = make_arguments(output_dir=tmp_path / "interrupted", **switches)
+    arguments = make_tiny_arguments(output_dir=tmp_path / "interrupted", **switches)
     run = IncrementalRun(arguments, Accelerator())
     monkeypatch.setattr(run, "publish", interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -73,10 +64,10 @@ def interrupt(step: int) -> None:
 
 @pytest.mark.parametrize("switches", ALL, ids=named)
 def test_only_what_belongs_to_an_old_step_alone_is_frozen(
-    switches: dict[str, bool], make_arguments: MakeArguments, tmp_path: Path
+    switches: dict[str, bool], make_tiny_arguments: MakeArguments, tmp_path: Path
 ) -> None:
     # Without finetuning, what differs between two step folders is what the main phase trained.
-    IncrementalRun(make_arguments(finetuning_epochs=0, **switches), Accelerator()).run()
+    IncrementalRun(make_tiny_arguments(finetuning_epochs=0, **switches), Accelerator()).run()
     before, after = (load_file(tmp_path / "run" / f"step{step}" / "model.safetensors") for step in (1, 2))
     old_token = {"dytox.task_tokens.0"}
     old_classifier = {name for name in before if name.startswith("classifiers.0.")}

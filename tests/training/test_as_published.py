@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from timm.optim import param_groups_weight_decay
 
 from modeling_dytox.convert_original_to_hf import original_to_hf_names
+from tests.command_line import words
 from training import loop
 from training.arguments import parse_arguments
 from training.epoch import EpochTrainer
@@ -41,8 +42,7 @@ def schedule(root: Path) -> dict[str, np.ndarray]:
 def make_run(tiny_options: dict[str, object], tmp_path: Path) -> MakeRun:
     def make(**options: object) -> IncrementalRun:
         merged = tiny_options | {"output_dir": tmp_path / "run"} | options
-        words = [part for name, value in merged.items() for part in (f"--{name}", str(value))]
-        run = IncrementalRun(parse_arguments(words), Accelerator())
+        run = IncrementalRun(parse_arguments(words(merged)), Accelerator())
         run.folder.open({}, overwrite=True)
         return run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.batches import Draw, PublishedBatches, TrainingBatches
+from training.batches import Draw, PublishedBatches, Share, TrainingBatches
 
 
 # Examples of an epoch, and images of a batch on a process.
@@ -22,7 +22,9 @@ def epoch_of_all(
     """The epoch as it is shared out: for each optimizer step and process, its batches and their weights."""
     global_batch_size = batch_size * accumulation * num_processes
     of_process = [
-        TrainingBatches(num_examples, global_batch_size, accumulation, process, num_processes, even).epoch(0, seed)
+        TrainingBatches(num_examples, Share(global_batch_size, accumulation, process, num_processes, even)).epoch(
+            0, seed
+        )
         for process in range(num_processes)
     ]
     return [list(step) for step in zip(*of_process, strict=True)]
@@ -137,7 +139,7 @@ def test_repeated_augmentation_draws_as_the_authors_do(
     published: dict[str, np.ndarray], num_examples: int, number: int, num_processes: int
 ) -> None:
     for process in range(num_processes):
-        batches = PublishedBatches(num_examples, 128 * num_processes, 1, process, num_processes, repeats=3)
+        batches = PublishedBatches(num_examples, Share(128 * num_processes, 1, process, num_processes), repeats=3)
         steps = batches.epoch(number, seed=number + 5)
         name = f"dist{num_processes}/N{num_examples}/epoch{number}" + (f"/rank{process}" if num_processes > 1 else "")
         assert np.concatenate([draw.positions for (draw,) in steps]).tolist() == published[name].tolist()
@@ -149,7 +151,7 @@ def test_the_copies_of_an_image_are_told_apart() -> None:
     drawn = [
         (int(position), int(copy))
         for process in range(2)
-        for step in PublishedBatches(1000, 128, 2, process, 2, repeats=3).epoch(3, 0)
+        for step in PublishedBatches(1000, Share(128, 2, process, 2), repeats=3).epoch(3, 0)
         for draw in step
         for position, copy in zip(draw.positions, draw.copies, strict=True)
     ]
@@ -161,7 +163,7 @@ def test_the_copies_of_an_image_are_told_apart() -> None:
 def test_unshuffled_finetuning_walks_the_memory_and_misses_its_end() -> None:
     # 2,000 exemplars of 100 classes: the last four classes, the newest, never get into a batch of 128.
     labels = np.repeat(np.arange(100), 20)
-    steps = PublishedBatches(len(labels), 128, shuffle=False).epoch(4, 0)
+    steps = PublishedBatches(len(labels), Share(128), shuffle=False).epoch(4, 0)
     positions = np.concatenate([draw.positions for (draw,) in steps])
     assert positions.tolist() == list(range(15 * 128))
     assert set(labels) - set(labels[positions]) == {96, 97, 98, 99}
@@ -173,11 +175,11 @@ def test_published_batches_are_full_and_equal_whatever_the_size(
     accumulation: int, num_processes: int, even: bool, repeats: int
 ) -> None:
     for num_examples, batch_size in SIZES:
-        share = (num_examples, batch_size * accumulation * num_processes, accumulation)
-        of_process = [
-            PublishedBatches(*share, process, num_processes, even, repeats=repeats).epoch(2, 0)
-            for process in range(num_processes)
+        global_batch_size = batch_size * accumulation * num_processes
+        shares = [
+            Share(global_batch_size, accumulation, process, num_processes, even) for process in range(num_processes)
         ]
+        of_process = [PublishedBatches(num_examples, share, repeats=repeats).epoch(2, 0) for share in shares]
         draws = [draw for process in of_process for step in process for draw in step]
         sizes = {len(draw.positions) for draw in draws}
         assert len(sizes) == 1 and sizes.pop() % (2 if even else 1) == 0
@@ -190,7 +192,7 @@ def test_published_batches_are_full_and_equal_whatever_the_size(
 def test_published_batches_see_the_same_images_on_any_number_of_processes(repeats: int) -> None:
     def step_images(accumulation: int, num_processes: int) -> list[Counter[tuple[int, int]]]:
         of_process = [
-            PublishedBatches(1000, 48, accumulation, process, num_processes, repeats=repeats).epoch(1, 0)
+            PublishedBatches(1000, Share(48, accumulation, process, num_processes), repeats=repeats).epoch(1, 0)
             for process in range(num_processes)
         ]
         return [

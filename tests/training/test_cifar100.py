@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_line import words
+
 
 CIFAR100 = Path(__file__).parents[3] / "shared" / "data" / "cifar100"
 OPTIONS = {
@@ -36,10 +38,9 @@ OPTIONS = {
 @pytest.mark.skipif(not CIFAR100.is_dir(), reason="CIFAR-100 is not beside the project")
 def test_four_steps_of_five_classes(root: Path, tmp_path: Path) -> None:
     options = OPTIONS | {"output_dir": tmp_path / "run"}
-    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(
-        [sys.executable, "training/incremental.py", *arguments],
+        [sys.executable, "training/incremental.py", *words(options)],
         cwd=root,
         env=environment,
         capture_output=True,

@@ -13,7 +13,7 @@ from torchvision import transforms
 from modeling_dytox.image_processing import make_image_processor
 from training.arguments import Arguments
 from training.augmentation import make_train_transform
-from training.batches import TrainingBatches
+from training.batches import Share, TrainingBatches
 from training.examples import Examples
 from training.loading import Batch, Processed, TrainingLoader, evaluation_batches
 
@@ -43,9 +43,8 @@ def load_epoch(
     """The optimizer steps of an epoch, each with the batches of all processes."""
     of_process = []
     for process in range(num_processes):
-        batches = TrainingBatches(
-            len(examples), batch_size * num_processes * accumulation, accumulation, process, num_processes
-        )
+        share = Share(batch_size * num_processes * accumulation, accumulation, process, num_processes)
+        batches = TrainingBatches(len(examples), share)
         of_process.append(list(TrainingLoader(examples, transform, batches, num_workers).epoch(seed[-1], *seed[:-1])))
     return [[batch for batches in step for batch in batches] for step in zip(*of_process, strict=True)]
 
@@ -115,7 +114,7 @@ def test_the_augmentation_follows_from_seed_epoch_and_row_alone(
 def test_a_loader_serves_one_epoch_after_another(
     examples: Examples, augment: Callable[[PILImage.Image], torch.Tensor], num_workers: int
 ) -> None:
-    loader = TrainingLoader(examples, augment, TrainingBatches(len(examples), 8), num_workers)
+    loader = TrainingLoader(examples, augment, TrainingBatches(len(examples), Share(8)), num_workers)
     for epoch in range(3):
         expected = load_epoch(examples, augment, (0, epoch), batch_size=8)
         for mine, theirs in zip(loader.epoch(epoch, 0), expected, strict=True):
@@ -124,7 +123,7 @@ def test_a_loader_serves_one_epoch_after_another(
 
 def test_workers_end_with_their_loader(examples: Examples, augment: Callable[[PILImage.Image], torch.Tensor]) -> None:
     before = set(multiprocessing.active_children())
-    loader = TrainingLoader(examples, augment, TrainingBatches(len(examples), 8), 2)
+    loader = TrainingLoader(examples, augment, TrainingBatches(len(examples), Share(8)), 2)
     assert list(loader.epoch(1, 0))
     assert len(set(multiprocessing.active_children()) - before) == 2
     del loader

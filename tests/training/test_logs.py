@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from modeling_dytox import DyToxConfig, DyToxForImageClassification
+from tests.command_line import words
 from training.logs import RunLog, token_distances
 
 
@@ -22,7 +23,7 @@ def records_of(folder: Path) -> list[dict[str, Any]]:
 def run(run_script: Callable[..., Any], tiny_options: dict[str, object], tmp_path: Path) -> Path:
     """A run of three steps that reports to TensorBoard."""
     options = tiny_options | {"output_dir": tmp_path / "run", "report_to": "tensorboard", "task_aware_eval": True}
-    outcome = run_script(*(part for name, value in options.items() for part in (f"--{name}", str(value))))
+    outcome = run_script(*words(options))
     assert outcome.status == 0, outcome.errors
     return tmp_path / "run"
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from tests.command_line import words
 from training.arguments import parse_arguments
 from training.checkpointing import TrainingState
 from training.incremental import IncrementalRun
@@ -24,8 +25,7 @@ def make_run(tiny_options: dict[str, object], tmp_path: Path) -> Iterator[MakeRu
 
     def make(name: str, scaled: bool = False, **options: object) -> IncrementalRun:
         merged = tiny_options | {"output_dir": tmp_path / name} | options
-        words = [part for option, value in merged.items() for part in (f"--{option}", str(value))]
-        arguments = parse_arguments(words)
+        arguments = parse_arguments(words(merged))
         # The precision is that of the whole process, until this is forgotten.
         AcceleratorState._reset_state()
         accelerator = make_accelerator(arguments)

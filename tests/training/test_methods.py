@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from modeling_dytox import DyToxForImageClassification
-from training.arguments import Arguments, parse_arguments
+from training.arguments import Arguments
 from training.epoch import EpochTrainer
 from training.incremental import IncrementalRun
 from training.methods import METHODS
@@ -26,23 +26,14 @@ def method(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
-def make_arguments(tiny_options: dict[str, object], tmp_path: Path) -> MakeArguments:
-    def make(**options: object) -> Arguments:
-        merged = tiny_options | {"output_dir": tmp_path / "run"} | options
-        return parse_arguments([part for name, value in merged.items() for part in (f"--{name}", str(value))])
-
-    return make
-
-
 def logits_of(model: DyToxForImageClassification) -> torch.Tensor:
     pixel_values = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return model.eval()(pixel_values).logits
 
 
-def test_growth_keeps_old_parameters_and_logits(method: str, make_arguments: MakeArguments) -> None:
-    run = IncrementalRun(make_arguments(method=method), Accelerator())
+def test_growth_keeps_old_parameters_and_logits(method: str, make_tiny_arguments: MakeArguments) -> None:
+    run = IncrementalRun(make_tiny_arguments(method=method), Accelerator())
     model = make_model(run.arguments, run.scenario.steps[0])
     for step in run.scenario.steps[1:]:
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -57,9 +48,9 @@ def test_growth_keeps_old_parameters_and_logits(method: str, make_arguments: Mak
 
 
 def test_frozen_parameters_stay_bit_equal_and_others_move(
-    method: str, make_arguments: MakeArguments, monkeypatch: pytest.MonkeyPatch
+    method: str, make_tiny_arguments: MakeArguments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = IncrementalRun(make_arguments(method=method), Accelerator())
+    run = IncrementalRun(make_tiny_arguments(method=method), Accelerator())
     run.folder.open({})
     model = run.learn(None, run.scenario.steps[0])
     step = run.scenario.steps[1]
@@ -81,9 +72,9 @@ def test_frozen_parameters_stay_bit_equal_and_others_move(
 
 
 def test_each_step_folder_holds_the_model_and_memory_of_its_step(
-    method: str, make_arguments: MakeArguments, monkeypatch: pytest.MonkeyPatch
+    method: str, make_tiny_arguments: MakeArguments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = make_arguments(method=method)
+    arguments = make_tiny_arguments(method=method)
     run = IncrementalRun(arguments, Accelerator())
     weights: dict[int, dict[str, torch.Tensor]] = {}
     save = run.save
@@ -122,14 +113,14 @@ def test_each_step_folder_holds_the_model_and_memory_of_its_step(
 
 def test_a_run_interrupted_between_steps_ends_as_if_it_was_not(
     method: str,
-    make_arguments: MakeArguments,
+    make_tiny_arguments: MakeArguments,
     run_content: RunContent,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    IncrementalRun(make_arguments(method=method, output_dir=tmp_path / "straight"), Accelerator()).run()
+    IncrementalRun(make_tiny_arguments(method=method, output_dir=tmp_path / "straight"), Accelerator()).run()
 
-    arguments = make_arguments(method=method, output_dir=tmp_path / "interrupted")
+    arguments = make_tiny_arguments(method=method, output_dir=tmp_path / "interrupted")
     for steps_before_interruption in (1, 2):
         run = IncrementalRun(arguments, Accelerator())
         monkeypatch.setattr(run, "publish", interrupt_after(steps_before_interruption))
@@ -148,9 +139,9 @@ def interrupt_after(last_step: int) -> Callable[[int], None]:
 
 
 def test_same_seed_same_run_and_other_seed_other_run(
-    make_arguments: MakeArguments, run_content: RunContent, tmp_path: Path
+    make_tiny_arguments: MakeArguments, run_content: RunContent, tmp_path: Path
 ) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        IncrementalRun(make_arguments(output_dir=tmp_path / name, seed=seed), Accelerator()).run()
+        IncrementalRun(make_tiny_arguments(output_dir=tmp_path / name, seed=seed), Accelerator()).run()
     assert run_content(tmp_path / "a") == run_content(tmp_path / "b")
     assert run_content(tmp_path / "a")["step1"] != run_content(tmp_path / "c")["step1"]
