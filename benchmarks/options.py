@@ -8,6 +8,7 @@ import torch
 
 from training.arguments import (
     Arguments,
+    ContinuationArguments,
     DataArguments,
     MethodArguments,
     ModelArguments,
@@ -79,6 +80,7 @@ class Options:
         """The options of a training run that does what is measured."""
         return Arguments(
             DataArguments(dataset_name="digits", classes_per_step=self.run.classes_per_step),
+            ContinuationArguments(),
             self.model,
             MethodArguments(distillation=self.run.mode == "train_teacher"),
             OptimizationArguments(

@@ -39,12 +39,23 @@ def one_line_errors(doing: str, repo_id: str, token: str | None = None) -> Itera
         raise
     except (*CLIENT_ERRORS, ValueError, StrictDataclassError) as error:
         reason = _reason(error, repo_id)
-        raise PublishError(f"cannot {doing}: {_without_tokens(reason, token)}") from None
+        raise PublishError(f"cannot {doing}: {_without_tokens(reason, token)}", _is_transient(error)) from None
 
 
 def status_of(error: BaseException) -> int | None:
     """The HTTP status the Hub answered with, if it answered."""
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, OfflineModeIsEnabled | LocalTokenNotFoundError):
+        return False
+    status = status_of(error)
+    if status is not None:
+        # A conflict counts as well: who looks again finds what the other publisher has made.
+        return status in (408, 409, 412, 429) or status >= 500
+    # xet reports what happens on the network as plain runtime errors.
+    return isinstance(error, HTTPError | ConnectionError | TimeoutError | RuntimeError)
 
 
 def _reason(error: Exception, repo_id: str) -> str:

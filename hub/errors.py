@@ -10,4 +10,14 @@ class StepFolderError(UserError):
 
 
 class PublishError(UserError):
-    """The Hub, the token or the state of the repository does not allow to publish."""
+    """
+    The Hub, the token or the state of the repository does not allow to publish.
+
+    Args:
+        message: One line for the user.
+        transient: Whether the same may succeed a little later, as after a failure of the network.
+    """
+
+    def __init__(self, message: str, transient: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient

@@ -1,7 +1,7 @@
-"""What publishing a step takes, given what the Hub holds: decided before anything is written."""
+"""What it takes to publish a step, given what the Hub holds already. Nothing here changes anything."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from hub.errors import PublishError
 from hub.remote import LocalFile, RemoteRun
@@ -14,6 +14,32 @@ _STARTER_FILES = {CARD, "LICENSE"}
 
 
 @dataclass(frozen=True)
+class StepContent:
+    """
+    What the revision of a step holds.
+
+    Args:
+        step: The number of the step, from 1.
+        files: Path in the repository -> file; nothing else stays on `main`.
+        title: The title of the commit.
+        first_step: The first step of the run, greater than 1 if it continues a published model.
+        earlier_steps: What `results.json` tells of the steps before `first_step`, as parsed JSON; they are checked
+            against the revision before, if the run goes on in the repository of the model it continues.
+    """
+
+    step: int
+    files: dict[str, LocalFile]
+    title: str
+    first_step: int = 1
+    earlier_steps: list[Any] | None = None
+
+    @property
+    def tag(self) -> str:
+        """The name of the revision: `step{t}`."""
+        return f"step{self.step}"
+
+
+@dataclass(frozen=True)
 class Plan:
     """What it takes to publish a step: nothing, only the tag on `commit`, or a commit and the tag."""
 
@@ -21,46 +47,80 @@ class Plan:
     commit: str | None = None
 
 
-def make_plan(step: int, files: dict[str, LocalFile], remote: RemoteRun, overwrite_revisions: bool) -> Plan:
-    """Decides what publishing `step` takes. Raises [`PublishError`] where that would lose or disorder revisions."""
-    published = remote.tags.get(step)
-    if published is not None and remote.holds(published, files):
+def make_plan(content: StepContent, remote: RemoteRun, overwrite_revisions: bool) -> Plan:
+    """Decides what publishing a step takes. Raises [`PublishError`] where that would lose or disorder revisions."""
+    published = remote.tags.get(content.step)
+    if published is not None and remote.holds(published, content.files):
         return Plan("nothing", published)
     if published is not None and not overwrite_revisions:
-        difference = _difference(remote, published, files)
+        difference = _difference(remote, published, content.files)
         raise PublishError(
-            f"step{step} of {remote.repo_id} has other content than the folder ({difference}); "
+            f"{content.tag} of {remote.name} has other content than the folder ({difference}); "
             "choose another --hub_model_id, or replace it with --overwrite_revisions"
         )
-    _check_order(step, remote, overwrite_revisions)
-    if remote.holds(remote.head, files):
+    _check_order(content.step, content.first_step, remote, overwrite_revisions)
+    if remote.holds(remote.head, content.files):
         return Plan("tag", remote.head)
     if not overwrite_revisions:
-        _check_head(step, remote)
+        _check_head(content.step, content.first_step, remote)
+    _check_ancestor(content, remote)
     return Plan("commit")
 
 
-def _check_order(step: int, remote: RemoteRun, overwrite_revisions: bool) -> None:
-    later = [known for known in sorted(remote.tags) if known > step]
+def check_room(step: int, first_step: int, remote: RemoteRun, overwrite_revisions: bool) -> None:
+    """
+    Makes sure that a step that is still to be learned will find its place on the Hub.
+
+    Raises:
+        PublishError: Revisions or files are in its way.
+    """
+    if (later := [known for known in sorted(remote.tags) if known >= step]) and not overwrite_revisions:
+        raise PublishError(
+            f"{remote.name} has step{later[0]} already, which this run has yet to learn; "
+            "choose another --hub_model_id, or replace it with --overwrite_revisions"
+        )
+    _check_order(step, first_step, remote, overwrite_revisions)
+    if not overwrite_revisions:
+        _check_head(step, first_step, remote)
+
+
+def _check_order(step: int, first_step: int, remote: RemoteRun, overwrite_revisions: bool) -> None:
+    known = sorted(remote.tags)
+    later = [tag for tag in known if tag > step]
     if later and not overwrite_revisions:
         raise PublishError(
-            f"{remote.repo_id} has step{later[0]} but not step{step}, expected steps in order; "
+            f"{remote.name} has step{later[0]} but not step{step}, expected steps in order; "
             "choose another --hub_model_id, or start again from here with --overwrite_revisions"
         )
-    if step > 1 and step - 1 not in remote.tags:
-        raise PublishError(f"{remote.repo_id} has no step{step - 1} yet, publish it before step{step}")
+    # A run that continues a model published elsewhere begins with a later step, in a repository of its own.
+    begins = step == first_step and not any(tag < step for tag in known)
+    if step - 1 not in known and not begins:
+        raise PublishError(f"{remote.name} has no step{step - 1} yet, publish it before step{step}")
 
 
-def _check_head(step: int, remote: RemoteRun) -> None:
-    if step > 1 and remote.head != remote.tags[step - 1]:
+def _check_head(step: int, first_step: int, remote: RemoteRun) -> None:
+    before = remote.tags.get(step - 1)
+    if before is not None and remote.head != before:
         raise PublishError(
-            f"main of {remote.repo_id} has commits after step{step - 1} that are not step{step}; "
+            f"main of {remote.name} has commits after step{step - 1} that are not step{step}; "
             "move them to another branch, or publish on top of them with --overwrite_revisions"
         )
-    if step == 1 and (others := sorted(remote.files(remote.head).keys() - _STARTER_FILES)):
+    if before is None and (others := sorted(remote.files(remote.head).keys() - _STARTER_FILES)):
         raise PublishError(
-            f"{remote.repo_id} already holds other files ({shorten(others, 60)}); "
+            f"{remote.name} already holds other files ({shorten(others, 60)}); "
             "choose another --hub_model_id, or replace them with --overwrite_revisions"
+        )
+
+
+def _check_ancestor(content: StepContent, remote: RemoteRun) -> None:
+    """A continued model goes on in the repository of its ancestor, or begins one of its own."""
+    before = remote.tags.get(content.step - 1)
+    if content.step != content.first_step or content.earlier_steps is None or before is None:
+        return
+    if remote.steps_of(before) != content.earlier_steps:
+        raise PublishError(
+            f"step{content.step - 1} of {remote.name} is not the model that step{content.step} continues; "
+            "choose another --hub_model_id"
         )
 
 

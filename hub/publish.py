@@ -12,15 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import HfApi, get_token
 from huggingface_hub.utils import disable_progress_bars
 
-from hub.client_errors import CLIENT_ERRORS, one_line_errors, status_of
+from hub.client_errors import one_line_errors
 from hub.errors import PublishError, UserError
+from hub.memory_dataset import MEMORY_SUFFIX, memory_content, memory_repo_id
 from hub.model_card import card_for, write_aside
-from hub.plan import Plan, make_plan
+from hub.plan import Plan, StepContent, make_plan
 from hub.remote import LocalFile, RemoteRun
+from hub.revision import publish_content
 from hub.step_folder import CARD, StepFolder, is_complete, list_step_folders
 from hub.text import is_repo_id
 
@@ -30,39 +31,32 @@ _SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b")
 
 @dataclass(frozen=True)
 class PublishedStep:
-    """A step on the Hub. `created` is False when the revision was there before, with the same content."""
-
-    step: int
-    commit_url: str
-    tag: str
-    created: bool
-
-
-def preflight(hub_model_id: str, *, private: bool = False, token: str | None = None) -> None:
     """
-    Checks before the first epoch that steps can be published; makes the repository when it is missing.
+    A step on the Hub.
 
     Args:
-        hub_model_id: `namespace/name`.
-        private: Visibility of a repository that is made now; one that exists keeps its own.
-        token: A Hub token; by default the one of this machine.
-
-    Raises:
-        PublishError: The id is malformed, the token is refused or may not write, or the Hub cannot be reached.
+        step: Its number.
+        repository_url: Where the repository is to be seen.
+        commit: The commit of the revision.
+        created: False when the revision was there before, with the same content.
+        memory: The revision of its rehearsal memory, if that was published as well.
     """
-    _check_repo_id(hub_model_id)
-    with one_line_errors(f"publish to {hub_model_id}", hub_model_id, token or get_token()):
-        api = HfApi(token=token)
-        role = _role(api) if token or get_token() else None
-        if role == "read":
-            raise PublishError(f"the token can only read, expected one that may write to {hub_model_id}")
-        try:
-            api.create_repo(hub_model_id, private=private or None)
-        except HfHubHTTPError as error:
-            exists = status_of(error) == 409
-            # A token for chosen repositories alone may write to them, but creates none.
-            if not exists and not (role == "fineGrained" and api.repo_exists(hub_model_id)):
-                raise
+
+    step: int
+    repository_url: str
+    commit: str
+    created: bool
+    memory: "PublishedStep | None" = None
+
+    @property
+    def tag(self) -> str:
+        """The name of the revision: `step{t}`."""
+        return f"step{self.step}"
+
+    @property
+    def url(self) -> str:
+        """Where the revision is to be seen."""
+        return f"{self.repository_url}/tree/{self.tag}"
 
 
 def publish_step(
@@ -70,6 +64,7 @@ def publish_step(
     hub_model_id: str,
     *,
     private: bool = False,
+    push_memory: bool = False,
     overwrite_revisions: bool = False,
     token: str | None = None,
 ) -> PublishedStep:
@@ -81,6 +76,7 @@ def publish_step(
     Args:
         folder: The step folder.
         hub_model_id: `namespace/name`; made when missing, `private` or not.
+        push_memory: Publish the rehearsal memory of the step as well, to the data set `{hub_model_id}-memory`.
         overwrite_revisions: Replace a revision that has other content. Later steps belong to the run that is
             being replaced: their tags are deleted, their commits stay in the history of `main`.
         token: A Hub token; by default the one of this machine.
@@ -90,19 +86,38 @@ def publish_step(
         PublishError: Out of order, other content on the Hub, no right to write, or no connection.
     """
     step_folder = folder if isinstance(folder, StepFolder) else StepFolder.read(folder)
-    _check_repo_id(hub_model_id)
+    check_repo_id(hub_model_id)
     api = HfApi(token=token)
     with one_line_errors(f"publish {step_folder.tag} to {hub_model_id}", hub_model_id, token or get_token()):
-        files = _files_to_publish(step_folder, hub_model_id, token or get_token())
+        content = model_content(step_folder, hub_model_id, token or get_token())
         remote = RemoteRun.read(api, hub_model_id)
-        plan = make_plan(step_folder.step, files, remote, overwrite_revisions)
-        if not remote.exists:
-            api.create_repo(hub_model_id, private=private or None, exist_ok=True)
-            remote = RemoteRun.read(api, hub_model_id)
-        _write_card(step_folder, files)
-        commit = _carry_out(plan, step_folder, files, remote)
-    url = f"{api.endpoint}/{hub_model_id}/commit/{commit}"
-    return PublishedStep(step_folder.step, url, step_folder.tag, created=plan.action != "nothing")
+        make_plan(content, remote, overwrite_revisions)
+        _write_card(step_folder, content)
+        commit, created = publish_content(content, _made(remote, private), overwrite_revisions)
+    memory = None
+    if push_memory:
+        memory = _publish_memory(step_folder, hub_model_id, private, overwrite_revisions, token)
+    return PublishedStep(step_folder.step, remote.url, commit, created, memory)
+
+
+def _publish_memory(
+    folder: StepFolder, hub_model_id: str, private: bool, overwrite_revisions: bool, token: str | None
+) -> PublishedStep:
+    repo_id = memory_repo_id(hub_model_id)
+    with one_line_errors(f"publish the memory of {folder.tag} to {repo_id}", repo_id, token or get_token()):
+        remote = RemoteRun.read(HfApi(token=token), repo_id, "dataset")
+        content = memory_content(folder, hub_model_id)
+        make_plan(content, remote, overwrite_revisions)
+        commit, created = publish_content(content, _made(remote, private), overwrite_revisions)
+    return PublishedStep(folder.step, remote.url, commit, created)
+
+
+def _made(remote: RemoteRun, private: bool) -> RemoteRun:
+    """The repository, made if it is missing."""
+    if remote.exists:
+        return remote
+    remote.api.create_repo(remote.repo_id, private=private or None, exist_ok=True, repo_type=remote.repo_type)
+    return remote.read_again()
 
 
 def publish_run(
@@ -110,54 +125,88 @@ def publish_run(
     hub_model_id: str,
     *,
     private: bool = False,
+    push_memory: bool = False,
     overwrite_revisions: bool = False,
     token: str | None = None,
 ) -> list[PublishedStep]:
     """Publishes the complete step folders of a run in order; see [`publish_step`] for arguments and errors."""
     return [
-        publish_step(folder, hub_model_id, private=private, overwrite_revisions=overwrite_revisions, token=token)
-        for folder in _step_folders(output_dir)
+        publish_step(
+            folder,
+            hub_model_id,
+            private=private,
+            push_memory=push_memory,
+            overwrite_revisions=overwrite_revisions,
+            token=token,
+        )
+        for folder in complete_steps(output_dir)
     ]
 
 
 def plan_run(
-    output_dir: str | Path, hub_model_id: str, *, overwrite_revisions: bool = False, token: str | None = None
-) -> list[tuple[StepFolder, Plan]]:
-    """What [`publish_run`] would do, step by step. Writes nothing, neither here nor on the Hub."""
-    _check_repo_id(hub_model_id)
-    plans = []
-    with one_line_errors(f"look at {hub_model_id}", hub_model_id, token or get_token()):
-        remote = RemoteRun.read(HfApi(token=token), hub_model_id)
-        for folder in _step_folders(output_dir):
-            files = _files_to_publish(folder, hub_model_id, token or get_token())
-            plan = make_plan(folder.step, files, remote, overwrite_revisions)
-            plans.append((folder, plan))
-            if plan.action != "nothing":
-                remote.record(folder.step, plan.commit or f"planned-{folder.tag}", files=None if plan.commit else {})
-    return plans
+    output_dir: str | Path,
+    hub_model_id: str,
+    *,
+    push_memory: bool = False,
+    overwrite_revisions: bool = False,
+    token: str | None = None,
+) -> list[tuple[StepContent, RemoteRun, Plan]]:
+    """
+    What [`publish_run`] would do, repository by repository and step by step. Writes nothing, neither here nor on the
+    Hub; see [`publish_step`] for arguments and errors.
+    """
+    check_repo_id(hub_model_id)
+    secret = token or get_token()
+    folders = complete_steps(output_dir)
+    with one_line_errors(f"look at {hub_model_id}", hub_model_id, secret):
+        api = HfApi(token=token)
+        contents = [model_content(folder, hub_model_id, secret) for folder in folders]
+        planned = plan_contents(contents, RemoteRun.read(api, hub_model_id), overwrite_revisions)
+        if push_memory:
+            contents = [memory_content(folder, hub_model_id) for folder in folders]
+            remote = RemoteRun.read(api, memory_repo_id(hub_model_id), "dataset")
+            planned += plan_contents(contents, remote, overwrite_revisions)
+    return planned
 
 
-def _check_repo_id(hub_model_id: str) -> None:
+def plan_contents(
+    contents: Sequence[StepContent], remote: RemoteRun, overwrite_revisions: bool
+) -> list[tuple[StepContent, RemoteRun, Plan]]:
+    """The plan of each step, once those before it are carried out; `remote` is left as it would be after all."""
+    planned = []
+    for content in contents:
+        plan = make_plan(content, remote, overwrite_revisions)
+        planned.append((content, remote, plan))
+        if plan.action != "nothing":
+            commit = plan.commit or f"planned-{content.tag}"
+            remote.record(content.step, commit, files=None if plan.commit else {})
+    return planned
+
+
+def check_repo_id(hub_model_id: str) -> None:
+    """Raises [`PublishError`] where this is no id of a repository."""
     if not is_repo_id(hub_model_id):
         raise PublishError(
             f"--hub_model_id is {hub_model_id!r}, expected namespace/name of letters, digits, '-', '_' and '.'"
         )
 
 
-def _role(api: HfApi) -> str | None:
-    role: str | None = api.whoami().get("auth", {}).get("accessToken", {}).get("role")
-    return role
-
-
-def _step_folders(output_dir: str | Path) -> list[StepFolder]:
+def complete_steps(output_dir: str | Path) -> list[StepFolder]:
+    """The complete step folders of a run, at least one, in order; raises [`UserError`] where there is none."""
     folders = list_step_folders(output_dir)
     if not folders:
         raise PublishError(f"{Path(output_dir).name} has no complete step folder, expected step1, step2, …")
     return folders
 
 
-def _files_to_publish(folder: StepFolder, hub_model_id: str, token: str | None) -> dict[str, LocalFile]:
-    """Path in the repository -> file, the card with the content it will have when published."""
+def model_content(folder: StepFolder, hub_model_id: str, token: str | None) -> StepContent:
+    """
+    What the revision of a step's model holds: the files of its folder, the card as it will name `hub_model_id`.
+
+    Raises:
+        StepFolderError: The folder is incomplete or inconsistent.
+        PublishError: A file holds a Hub token.
+    """
     if not is_complete(folder.path):
         raise PublishError(f"{folder.path.name} has no card or figures yet, call complete_step_folder first")
     files = {path: LocalFile(file) for path, file in folder.published_files().items()}
@@ -165,59 +214,20 @@ def _files_to_publish(folder: StepFolder, hub_model_id: str, token: str | None) 
     for path, file in files.items():
         if Path(path).suffix in (".json", ".md", ".py", ".yaml") and _has_secret(file.read(), token):
             raise PublishError(f"{folder.path.name}/{path} holds a Hub token, remove it before publishing")
-    return files
+    last = folder.results.last
+    title = f"Step {last.step}: {last.num_seen_classes} classes, accuracy {last.accuracy:.2%}"
+    earlier = folder.steps_as_json()[: folder.first_step - 1] if folder.first_step > 1 else None
+    return StepContent(folder.step, files, title, folder.first_step, earlier)
 
 
 def _has_secret(content: bytes, token: str | None) -> bool:
     return bool(_SECRET.search(content)) or (token is not None and token.encode() in content)
 
 
-def _write_card(folder: StepFolder, files: dict[str, LocalFile]) -> None:
-    text = files[CARD].read().decode()
+def _write_card(folder: StepFolder, content: StepContent) -> None:
+    text = content.files[CARD].read().decode()
     if (folder.path / CARD).read_bytes() != text.encode():
         write_aside(folder.path / CARD, text)
-
-
-def _carry_out(plan: Plan, folder: StepFolder, files: dict[str, LocalFile], remote: RemoteRun) -> str:
-    if plan.action == "nothing" and plan.commit:
-        return plan.commit
-    commit = plan.commit or _commit(folder, files, remote)
-    for step in sorted((known for known in remote.tags if known >= folder.step), reverse=True):
-        remote.api.delete_tag(remote.repo_id, tag=f"step{step}")
-    _tag(remote, folder.step, commit)
-    return commit
-
-
-def _commit(folder: StepFolder, files: dict[str, LocalFile], remote: RemoteRun) -> str:
-    """One commit that leaves exactly `files` on main. A commit that landed although the answer was lost counts."""
-    last = folder.results.last
-    obsolete = sorted(remote.files(remote.head).keys() - files.keys())
-    operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
-        *(CommitOperationAdd(path, file.path) for path, file in sorted(files.items())),
-        *(CommitOperationDelete(path) for path in obsolete),
-    ]
-    title = f"Step {last.step}: {last.num_seen_classes} classes, accuracy {last.accuracy:.2%}"
-    try:
-        info = remote.api.create_commit(remote.repo_id, operations, commit_message=title, parent_commit=remote.head)
-    except CLIENT_ERRORS:
-        now = RemoteRun.read(remote.api, remote.repo_id)
-        if now.head is not None and now.head != remote.head and now.holds(now.head, files):
-            return now.head
-        raise
-    return info.oid
-
-
-def _tag(remote: RemoteRun, step: int, commit: str) -> None:
-    try:
-        remote.api.create_tag(remote.repo_id, tag=f"step{step}", revision=commit)
-    except CLIENT_ERRORS as error:
-        made = RemoteRun.read(remote.api, remote.repo_id).tags.get(step)
-        if made == commit:
-            return
-        if status_of(error) == 409:
-            message = f"step{step} of {remote.repo_id} was just made by someone else, with other content"
-            raise PublishError(message) from None
-        raise
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -227,6 +237,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("output_dir", help="--output_dir of the run, with its folders step1, step2, …")
     parser.add_argument("--hub_model_id", required=True, help="repository as namespace/name; made when missing")
     parser.add_argument("--private", action="store_true", help="make the repository private when it is made now")
+    parser.add_argument(
+        "--push_memory",
+        action="store_true",
+        help=f"publish the rehearsal memories as well, to the data set HUB_MODEL_ID{MEMORY_SUFFIX}: others can then "
+        "continue the model; mind the terms of the images",
+    )
     parser.add_argument(
         "--overwrite_revisions", action="store_true", help="replace revisions that exist with other content"
     )
@@ -248,23 +264,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dry_run(options: argparse.Namespace) -> None:
     words = {"nothing": "already there", "tag": "would be tagged", "commit": "would be published"}
-    for folder, plan in plan_run(
-        options.output_dir, options.hub_model_id, overwrite_revisions=options.overwrite_revisions
+    for content, remote, plan in plan_run(
+        options.output_dir,
+        options.hub_model_id,
+        push_memory=options.push_memory,
+        overwrite_revisions=options.overwrite_revisions,
     ):
-        _say(f"{folder.tag}  {words[plan.action]}")
+        _say(f"{remote.url}/tree/{content.tag}  {words[plan.action]}")
 
 
 def _publish(options: argparse.Namespace) -> None:
-    endpoint = HfApi().endpoint
-    for folder in _step_folders(options.output_dir):
+    for folder in complete_steps(options.output_dir):
         step = publish_step(
             folder,
             options.hub_model_id,
             private=options.private,
+            push_memory=options.push_memory,
             overwrite_revisions=options.overwrite_revisions,
         )
-        state = "published" if step.created else "already there"
-        _say(f"{endpoint}/{options.hub_model_id}/tree/{step.tag}  {state}")
+        for part in (step, step.memory):
+            if part is not None:
+                _say(f"{part.url}  {'published' if part.created else 'already there'}")
 
 
 def _say(line: str) -> None:

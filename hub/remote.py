@@ -1,18 +1,23 @@
 """The state of a run's repository: head of `main`, tags `step{t}`, and what a commit holds, without downloads."""
 
+import json
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 
 # The Hub writes this file itself; it says how files are stored, not what the step is.
 KEPT_ON_MAIN = ".gitattributes"
+
+# What a run measured, in every revision of a model.
+RESULTS = "results.json"
 
 _TAG = re.compile(r"step([1-9][0-9]*)")
 
@@ -51,28 +56,44 @@ class RemoteRun:
 
     api: HfApi
     repo_id: str
+    repo_type: str = "model"
     exists: bool = False
     head: str | None = None
     tags: dict[int, str] = field(default_factory=dict)
     _trees: dict[str, dict[str, RepoFile]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, api: HfApi, repo_id: str) -> "RemoteRun":
+    def read(cls, api: HfApi, repo_id: str, repo_type: str = "model") -> "RemoteRun":
         """Asks the Hub. A repository that is missing, or hidden from this token, has `exists=False`."""
         try:
-            refs = api.list_repo_refs(repo_id)
+            refs = api.list_repo_refs(repo_id, repo_type=repo_type)
         except RepositoryNotFoundError:
-            return cls(api, repo_id)
+            return cls(api, repo_id, repo_type)
         head = next((branch.target_commit for branch in refs.branches if branch.name == "main"), None)
         tags = {int(match[1]): tag.target_commit for tag in refs.tags if (match := _TAG.fullmatch(tag.name))}
-        return cls(api, repo_id, exists=True, head=head, tags=tags)
+        return cls(api, repo_id, repo_type, exists=True, head=head, tags=tags)
+
+    def read_again(self) -> "RemoteRun":
+        """What the Hub holds now."""
+        return self.read(self.api, self.repo_id, self.repo_type)
+
+    @property
+    def name(self) -> str:
+        """The repository as users name it."""
+        return self.repo_id if self.repo_type == "model" else f"the {self.repo_type} {self.repo_id}"
+
+    @property
+    def url(self) -> str:
+        """Where the repository is to be seen."""
+        prefix = "" if self.repo_type == "model" else f"{self.repo_type}s/"
+        return f"{self.api.endpoint}/{prefix}{self.repo_id}"
 
     def files(self, commit: str | None) -> dict[str, RepoFile]:
         """The files of a commit by path, except the one the Hub keeps for itself."""
         if commit is None:
             return {}
         if commit not in self._trees:
-            tree = self.api.list_repo_tree(self.repo_id, recursive=True, revision=commit)
+            tree = self.api.list_repo_tree(self.repo_id, recursive=True, revision=commit, repo_type=self.repo_type)
             files = {item.path: item for item in tree if isinstance(item, RepoFile)}
             files.pop(KEPT_ON_MAIN, None)
             self._trees[commit] = files
@@ -82,6 +103,14 @@ class RemoteRun:
         """Whether a commit has exactly these files with these bytes."""
         remote = self.files(commit)
         return remote.keys() == files.keys() and all(files[path].equals(item) for path, item in remote.items())
+
+    def steps_of(self, commit: str) -> Any:
+        """What `results.json` of a commit tells of its steps, as parsed JSON; None where it cannot be told."""
+        try:
+            path = self.api.hf_hub_download(self.repo_id, RESULTS, revision=commit, repo_type=self.repo_type)
+            return json.loads(Path(path).read_bytes())["steps"]
+        except (EntryNotFoundError, ValueError, KeyError, TypeError):
+            return None
 
     def record(self, step: int, commit: str, files: dict[str, RepoFile] | None = None) -> None:
         """Notes that `step` has been published as `commit`, now the head of `main` and the last step."""

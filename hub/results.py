@@ -34,6 +34,15 @@ class StepResults:
 
 
 @dataclass(frozen=True)
+class Ancestor:
+    model: str
+    revision: str | None
+    commit: str | None
+    num_steps: int
+    dataset: str
+
+
+@dataclass(frozen=True)
 class RunResults:
     """A run up to its last step in `steps`; `num_steps` is the number of steps the scenario has in all."""
 
@@ -46,6 +55,7 @@ class RunResults:
     last_accuracy: float
     forgetting: float | None
     backward_transfer: float | None
+    ancestors: tuple[Ancestor, ...] = ()
 
     @property
     def last(self) -> StepResults:
@@ -87,6 +97,7 @@ class RunResults:
             last_accuracy=fields.fraction("last_accuracy"),
             forgetting=fields.optional_number("forgetting", -1, 1),
             backward_transfer=fields.optional_number("backward_transfer", -1, 1),
+            ancestors=tuple(Ancestor(**a) for a in raw.get("ancestors", [])),
         )
         _check_run(results, source)
         return results

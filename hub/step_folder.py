@@ -50,6 +50,17 @@ class StepFolder:
         """The name of the revision on the Hub: `step{t}`."""
         return f"step{self.step}"
 
+    @property
+    def first_step(self) -> int:
+        """The first step of the run, greater than 1 if it continues a published model."""
+        ancestors = self.results.ancestors
+        return ancestors[-1].num_steps + 1 if ancestors else 1
+
+    def steps_as_json(self) -> list[Any]:
+        """What `results.json` tells of each step, as parsed JSON."""
+        steps: list[Any] = read_json(self.path / "results.json")["steps"]
+        return steps
+
     @classmethod
     def read(cls, path: str | Path) -> "StepFolder":
         """

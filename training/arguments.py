@@ -43,7 +43,29 @@ class DataArguments:
         "imagenet1000_order1), or 'seed:1993' for a random order. By default the order of the data set."
     )
     initial_classes: int | None = option("Classes of the first step. By default as many as in the other steps.")
-    classes_per_step: int = option("Classes of each later step.", 10)
+    classes_per_step: int | None = option(
+        "Classes of each later step. By default 10, or all at once where a published model is continued."
+    )
+
+
+@dataclass
+class ContinuationArguments:
+    """Which published model to teach more classes, instead of a new one."""
+
+    model_name_or_path: str | None = option(
+        "Published step to continue, with the classes of dataset_name: a repository 'org/name' on the Hub, or a step "
+        "folder. The sizes of the model are then its own."
+    )
+    model_revision: str | None = option("Revision of that repository, such as 'step5'. By default 'main'.")
+    memory_name_or_path: str | None = option(
+        "Rehearsal memory to continue with: a data set repository on the Hub, a Parquet file, or 'none'. By default "
+        "the one that was published or saved with the model."
+    )
+    known_classes: Literal["refuse", "test", "merge"] = option(
+        "What to do with classes of the data set that the model knows already, by name: 'refuse' them, only 'test' "
+        "on their images, or 'merge' them: learn from their images, too, under the label id that they have.",
+        "refuse",
+    )
 
 
 @dataclass
@@ -140,6 +162,11 @@ class OutputArguments:
     push_to_hub: bool = option("Publish each finished step as a revision of hub_model_id.", False)
     hub_model_id: str | None = option("Repository on the Hub, 'org/name'. Required by push_to_hub.")
     hub_private_repo: bool = option("Create the repository as a private one.", False)
+    push_memory: bool = option(
+        "Publish the rehearsal memory of each step as well, images included, as the data set hub_model_id + "
+        "'-memory': others can then continue the model. Mind the terms of the images.",
+        False,
+    )
     overwrite_revisions: bool = option("Let a step replace a revision with other content.", False)
     task_aware_eval: bool = option(
         "Also measure accuracy with the step of each image given: only the classes of its step compete.", False
@@ -152,6 +179,7 @@ class Arguments:
     """All options of a run, by room."""
 
     data: DataArguments
+    continuation: ContinuationArguments
     model: ModelArguments
     method: MethodArguments
     optimization: OptimizationArguments
@@ -160,14 +188,23 @@ class Arguments:
     def recipe(self) -> dict[str, Any]:
         """The options that decide the result of the run: equal recipes with equal seeds give equal models."""
         recipe: dict[str, Any] = {}
-        for group in (self.data, self.model, self.method, self.optimization):
+        for group in (self.data, self.continuation, self.model, self.method, self.optimization):
             recipe |= asdict(group)
         for name in ("num_workers", "per_device_eval_batch_size", "attn_implementation"):
             del recipe[name]
         return recipe
 
 
-GROUPS: tuple[Any, ...] = (DataArguments, ModelArguments, MethodArguments, OptimizationArguments, OutputArguments)
+GROUPS: tuple[Any, ...] = (
+    DataArguments,
+    ContinuationArguments,
+    ModelArguments,
+    MethodArguments,
+    OptimizationArguments,
+    OutputArguments,
+)
+# What the paper cuts CIFAR-100 and ImageNet-100 into.
+DEFAULT_CLASSES_PER_STEP = 10
 
 
 class OptionParser(HfArgumentParser):
@@ -199,6 +236,8 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> Arguments:
     if unknown:
         raise InputError(_unknown_option(unknown[0]))
     arguments = Arguments(*groups)
+    if arguments.data.classes_per_step is None and arguments.continuation.model_name_or_path is None:
+        arguments.data.classes_per_step = DEFAULT_CLASSES_PER_STEP
     check_arguments(arguments)
     return arguments
 
@@ -252,8 +291,11 @@ def check_arguments(arguments: Arguments) -> None:
     _check_ranges(arguments)
     _check_sizes(arguments.model)
     _check_tracker(arguments.output.report_to)
+    _check_continuation(arguments.continuation, arguments.method.method)
     if arguments.output.push_to_hub and not arguments.output.hub_model_id:
         raise InputError("--push_to_hub needs a repository: add --hub_model_id org/name.")
+    if arguments.output.push_memory and not arguments.output.push_to_hub:
+        raise InputError("--push_memory publishes beside the model: add --push_to_hub, or leave it out.")
 
 
 _AT_LEAST_ONE = (
@@ -330,6 +372,19 @@ def _check_tracker(name: str) -> None:
     # The accelerator would go on without a word.
     if name != "none" and name not in map(str, get_available_trackers()):
         raise InputError(f"--report_to {name} is not installed: pip install {name}, or choose --report_to none.")
+
+
+def _check_continuation(options: ContinuationArguments, method: str) -> None:
+    if options.model_name_or_path is None:
+        for name, default in asdict(ContinuationArguments()).items():
+            value = getattr(options, name)
+            if value != default:
+                raise InputError(f"--{name} {value} needs --model_name_or_path, the published model to continue.")
+    elif method == "joint":
+        raise InputError(
+            "--method joint learns all classes from scratch, so it cannot continue --model_name_or_path "
+            f"{options.model_name_or_path}: choose another method, or leave the model out."
+        )
 
 
 def _check_at_least(group: Any, name: str, minimum: int) -> None:

@@ -1,10 +1,13 @@
 """Looks at precision, images and folders before anything is trained."""
 
 import hashlib
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
@@ -12,6 +15,7 @@ from training.arguments import Arguments
 from training.errors import InputError
 from training.examples import Examples
 from training.logs import progress_bar
+from training.model import make_model
 from training.scenario import Scenario
 
 
@@ -58,6 +62,32 @@ def check_images(scenario: Scenario, accelerator: Accelerator) -> dict[str, str]
                 raise InputError(error)
         fingerprints[name] = _fingerprint(examples, scenario.class_names, sum(pixels for _, pixels in looks))
     return fingerprints
+
+
+def check_disk(folder: Path, scenario: Scenario, arguments: Arguments, last_step: int) -> None:
+    """
+    Makes sure that what the run will write has room on the disk: the models, memories and states of all steps.
+
+    Raises:
+        InputError: it has not.
+    """
+    steps = [step for step in scenario.steps if step.number > last_step]
+    if not steps:
+        return
+    everything = replace(steps[0], class_names=scenario.class_names, class_range=(0, len(scenario.class_names)))
+    with torch.device("meta"):
+        weights = 4 * make_model(arguments, everything).num_parameters()
+    image = scenario.train.images.data.nbytes / max(1, scenario.train.images.data.num_rows)
+    memories = len(steps) * arguments.method.memory_size * image
+    # A state holds the weights and two moments of each; the newest, one before, those of past phases and a new one.
+    needed = len(steps) * weights + memories + 4 * 3 * weights
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise InputError(
+            f"--output_dir {folder} has {free / 1e9:.1f} GB of free disk, the run needs about {needed / 1e9:.1f} GB: "
+            "make room, or choose a folder on another disk."
+        )
 
 
 def check_shared(folder: Path, accelerator: Accelerator) -> None:

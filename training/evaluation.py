@@ -27,17 +27,17 @@ class Evaluation:
     """
     Accuracies of one model, as in [`StepResults`]; fractions in 0..1.
 
-    `old_new_bias` is None after step 1, when there are no old classes. The task-aware accuracies are None where they
-    were not asked for.
+    `accuracy_per_step` has None for steps without test images, as a continued model may have. `old_new_bias` is None
+    after step 1, when there are no old classes. The task-aware accuracies are None where they were not asked for.
     """
 
     accuracy: float
     top5_accuracy: float
-    accuracy_per_step: list[float]
+    accuracy_per_step: list[float | None]
     expected_calibration_error: float
     old_new_bias: float | None
     task_aware_accuracy: float | None = None
-    task_aware_accuracy_per_step: list[float] | None = None
+    task_aware_accuracy_per_step: list[float | None] | None = None
 
 
 class Evaluator:
@@ -65,7 +65,7 @@ class Evaluator:
 
         Args:
             model (`DyToxForImageClassification`): what to measure.
-            test (`Examples`): images of every step's classes.
+            test (`Examples`): images of the classes of the steps.
             task_aware (`bool`): also measure accuracy with the step of each image given, so that only the classes of
                 that step compete. This is the task-incremental setting, which users ask for; it is the easier one,
                 and not comparable with class-incremental accuracy. No other number is ever told the step.
@@ -127,7 +127,7 @@ def summarize(
 
     Args:
         logits (`np.ndarray` of shape `(n, C)`): of all classes seen.
-        labels (`np.ndarray` of shape `(n,)`): label ids, some of every step.
+        labels (`np.ndarray` of shape `(n,)`): label ids.
         class_ranges: for each step its half-open range `[start, stop)` of label ids.
         task_aware (`bool`): whether to measure the task-aware accuracies.
 
@@ -155,8 +155,11 @@ def summarize(
     )
 
 
-def _mean_per_step(correct: np.ndarray, labels: np.ndarray, class_ranges: Sequence[Sequence[int]]) -> list[float]:
-    return [float(correct[(labels >= start) & (labels < stop)].mean()) for start, stop in class_ranges]
+def _mean_per_step(
+    correct: np.ndarray, labels: np.ndarray, class_ranges: Sequence[Sequence[int]]
+) -> list[float | None]:
+    of_steps = [correct[(labels >= start) & (labels < stop)] for start, stop in class_ranges]
+    return [float(of_step.mean()) if len(of_step) else None for of_step in of_steps]
 
 
 def _check_finite(logits: np.ndarray) -> None:

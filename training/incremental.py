@@ -20,14 +20,17 @@ from accelerate.utils import broadcast_object_list
 from datasets import disable_progress_bars
 from transformers.utils import logging
 
+from hub.background import BackgroundPublisher
 from hub.errors import UserError
 from hub.model_card import complete_step_folder
-from hub.publish import preflight, publish_step
+from hub.preflight import preflight
+from hub.publish import publish_step
 from modeling_dytox import DyToxForImageClassification
 from modeling_dytox.image_processing import make_image_processor
 from training.arguments import Arguments, parse_arguments
 from training.checkpointing import Checkpoints, TrainingState
-from training.checks import check_images, check_precision, check_shared
+from training.checks import check_disk, check_images, check_precision, check_shared
+from training.continuation import load_continuation
 from training.data import load_splits
 from training.errors import InputError, last_message
 from training.evaluation import Evaluator
@@ -43,7 +46,7 @@ from training.model import make_model
 from training.processes import check_agreement, make_accelerator, on_main_process
 from training.results import Results, StepResults
 from training.run_folder import RunFolder, publishable, recipe_of
-from training.scenario import Step, make_scenario
+from training.scenario import KnownClasses, Step, make_scenario
 from training.seeding import seed_everything
 
 
@@ -63,26 +66,30 @@ class IncrementalRun:
     """
 
     def __init__(self, arguments: Arguments, accelerator: Accelerator) -> None:
+        self.continuation = load_continuation(arguments)
+        if self.continuation is not None:
+            arguments = self.continuation.architecture_in(arguments)
         self.arguments = arguments
         self.accelerator = accelerator
         check_precision(arguments, accelerator)
         self.seed = arguments.optimization.seed
         self.method = make_method(arguments)
-        self.scenario = make_scenario(load_splits(arguments.data), arguments.data)
+        known = self.continuation.known if self.continuation else KnownClasses()
+        self.scenario = make_scenario(load_splits(arguments.data), arguments.data, known)
         num_classes = len(self.scenario.class_names)
         options = arguments.method
         self.memory = (
             make_memory(options.memory_size, num_classes, options.fixed_memory) if self.method.uses_memory else None
         )
         recipe = recipe_of(arguments, accelerator.num_processes, accelerator.mixed_precision)
-        self.folder = RunFolder(Path(arguments.output.output_dir), recipe)
-        self.num_published = 0
-        self.processor = make_image_processor(arguments.model.image_size)
+        self.folder = RunFolder(Path(arguments.output.output_dir), recipe, known.num_steps)
+        self.publisher: BackgroundPublisher | None = None
+        image_size = arguments.model.image_size
+        self.processor = self.continuation.processor if self.continuation else make_image_processor(image_size)
         self.log = RunLog(accelerator, self.folder.path)
         self.checkpoints = Checkpoints(self.folder.checkpoints)
-        num_steps = len(self.scenario.steps)
         self.trainer = PhaseTrainer(
-            accelerator, arguments, self.method, self.processor, self.log, self.checkpoints, num_steps
+            accelerator, arguments, self.method, self.processor, self.log, self.checkpoints, self.scenario.num_steps
         )
         self.evaluator = Evaluator(
             accelerator,
@@ -96,12 +103,16 @@ class IncrementalRun:
         try:
             self.prepare()
             self.learn_steps(*self.resume())
+        except BaseException:
+            if self.publisher is not None:
+                self.publisher.abandon()
+            raise
         finally:
             self.folder.close()
 
     def learn_steps(self, model: DyToxForImageClassification | None, results: Results) -> None:
         """Learns, measures, saves and publishes the steps after those in `results`."""
-        steps = self.scenario.steps[len(results.steps) :]
+        steps = [step for step in self.scenario.steps if step.number > len(results.steps)]
         if steps:
             self.trainer.state = self.resume_within(steps[0])
         for step in steps:
@@ -125,34 +136,43 @@ class IncrementalRun:
         """
         output = self.arguments.output
         on_main_process(self.accelerator, self.check_hub)
+        on_main_process(self.accelerator, self.check_disk)
         fingerprint = check_images(self.scenario, self.accelerator)
         on_main_process(self.accelerator, lambda: self.folder.open(fingerprint, overwrite=output.overwrite_output_dir))
         check_shared(self.folder.path, self.accelerator)
         config = {name: str(value) for name, value in publishable(self.folder.recipe).items()}
         self.accelerator.init_trackers("dytox", config=config)
 
+    def check_disk(self) -> None:
+        """Asks the disk whether it has room for what is still to be learned."""
+        last_step = 0 if self.arguments.output.overwrite_output_dir else self.folder.last_step()
+        check_disk(self.folder.path, self.scenario, self.arguments, last_step)
+
     def check_hub(self) -> None:
-        """Asks the Hub, if it will be needed, whether it would take what this run publishes."""
+        """Asks the Hub, if it will be needed, whether it would take what this run publishes; then stands ready."""
         output = self.arguments.output
-        if output.push_to_hub and output.hub_model_id:
-            try:
-                preflight(output.hub_model_id, private=output.hub_private_repo)
-            except UserError as error:
-                raise InputError(str(error)) from error
+        if not output.push_to_hub or output.hub_model_id is None:
+            return
+        try:
+            preflight(
+                output.hub_model_id,
+                None if output.overwrite_output_dir else self.folder.path,
+                first_step=self.scenario.known.num_steps + 1,
+                private=output.hub_private_repo,
+                push_memory=output.push_memory,
+                overwrite_revisions=output.overwrite_revisions,
+            )
+        except UserError as error:
+            raise InputError(str(error)) from error
+        self.publisher = BackgroundPublisher(self.publish_now, self.tell_about_hub)
 
     def resume(self) -> tuple[DyToxForImageClassification | None, Results]:
         """The model, memory and results after the last complete step, or nothing learned yet."""
         last = self.folder.last_step()
         check_agreement(self.accelerator, last, "complete steps")
-        if last == 0:
-            return None, Results(
-                dataset=publishable(self.folder.recipe)["dataset_name"],
-                num_steps=len(self.scenario.steps),
-                class_order=self.scenario.class_names,
-                seed=self.seed,
-                method=self.method.name,
-            )
-        self.accelerator.print(f"{self.folder.path} holds {last} of {len(self.scenario.steps)} steps.")
+        if last == self.scenario.known.num_steps:
+            return self.start()
+        self.accelerator.print(f"{self.folder.path} holds {last} of {self.scenario.num_steps} steps.")
         if self.memory is not None:
             self.memory.load(self.folder.memory_file(last))
         model = self.folder.load_model(last, self.arguments.model.attn_implementation)
@@ -160,8 +180,27 @@ class IncrementalRun:
         results = self.folder.results_after(last)
         on_main_process(self.accelerator, lambda: self.folder.save_results(results))
         self.accelerator.print(f"\n{results.table()}\n")
-        self.publish(last)
+        for step in range(self.scenario.known.num_steps + 1, last + 1):
+            self.publish(step)
         return model, results
+
+    def start(self) -> tuple[DyToxForImageClassification | None, Results]:
+        """Nothing learned yet; or the model, memory and results of the published step that is continued."""
+        results = Results(
+            dataset=publishable(self.folder.recipe)["dataset_name"],
+            num_steps=self.scenario.num_steps,
+            class_order=self.scenario.class_names,
+            seed=self.seed,
+            method=self.method.name,
+        )
+        if self.continuation is None:
+            return None, results
+        if self.memory is not None:
+            self.continuation.load_memory(self.memory)
+        results.steps.extend(self.continuation.results.steps)
+        results.ancestors.extend(self.continuation.ancestors())
+        self.accelerator.print(f"Continues {self.continuation.source} after step {len(results.steps)}.")
+        return self.continuation.model.to(self.accelerator.device), results
 
     def resume_within(self, step: Step) -> TrainingState | None:
         """The state within a step that the run goes on from, if there is one; the log goes on where it was saved."""
@@ -268,27 +307,38 @@ class IncrementalRun:
 
         on_main_process(self.accelerator, save)
 
-    def publish(self, last_step: int) -> None:
-        """Publishes the steps that are not yet, in order; a failure is reported and never stops the training."""
+    def publish(self, step: int) -> None:
+        """Lets a step that is saved be published while training goes on."""
+        if self.publisher is not None:
+            self.publisher.submit(step)
+
+    def publish_now(self, step: int) -> None:
+        """Publishes a step; runs beside the training."""
         output = self.arguments.output
-        if not output.push_to_hub or not self.accelerator.is_main_process or output.hub_model_id is None:
+        published = publish_step(
+            self.folder.step_folder(step),
+            str(output.hub_model_id),
+            private=output.hub_private_repo,
+            push_memory=output.push_memory,
+            overwrite_revisions=output.overwrite_revisions,
+        )
+        self.accelerator.print(f"Step {step} is at {published.url}")
+
+    def tell_about_hub(self, failure: str) -> None:
+        """Reports what the Hub refuses, which stops nothing."""
+        logger.warning(f"{failure} Training goes on, and tries again later.")
+
+    def finish_publishing(self) -> None:
+        """Waits for the Hub, where it is not done yet; says how to go on with what it did not take."""
+        if self.publisher is None:
             return
-        for step in range(self.num_published + 1, last_step + 1):
-            try:
-                published = publish_step(
-                    self.folder.step_folder(step),
-                    output.hub_model_id,
-                    private=output.hub_private_repo,
-                    overwrite_revisions=output.overwrite_revisions,
-                )
-            except UserError as error:
-                logger.warning(
-                    f"Step {step} is not published: {error}. Training goes on; the next step tries again, or: "
-                    f"python -m hub.publish {self.folder.path} --hub_model_id {output.hub_model_id}"
-                )
-                return
-            self.num_published = step
-            self.accelerator.print(f"Step {step} is {output.hub_model_id} at revision {published.tag}.")
+        if left := self.publisher.close():
+            output = self.arguments.output
+            memory = " --push_memory" if output.push_memory else ""
+            logger.warning(
+                f"Not published: step {', '.join(map(str, left))}. To finish later: python -m hub.publish "
+                f"{self.folder.path} --hub_model_id {output.hub_model_id}{memory}"
+            )
 
 
 def main() -> None:
@@ -301,8 +351,11 @@ def main() -> None:
         with interruptible():
             arguments = parse_arguments()
             accelerator = make_accelerator(arguments)
-            IncrementalRun(arguments, accelerator).run()
+            run = IncrementalRun(arguments, accelerator)
+            run.run()
             accelerator.end_training()
+            # Last of all: no process waits for the one that publishes.
+            run.finish_publishing()
     except Interrupted as signal:
         sys.stderr.write(f"stopped by {signal}: the same command goes on after the last epoch that was completed.\n")
         sys.exit(signal.exit_status)

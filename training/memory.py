@@ -39,7 +39,8 @@ class RehearsalMemory:
 
     def choose(self, step: Step, features: np.ndarray) -> np.ndarray:
         """
-        Herds the exemplars of the new classes.
+        Herds the exemplars of the new classes, and of old ones that have fewer than their share where the step brings
+        images of them.
 
         Args:
             step (`Step`): its training images are the candidates.
@@ -49,23 +50,36 @@ class RehearsalMemory:
             `np.ndarray`: their positions in `step.train`, class by class, in the order of selection.
         """
         quota = self.quota(step.num_seen_classes)
+        kept = np.zeros(0, dtype=np.int64) if self.examples is None else self.examples.labels
         chosen = []
-        for label in range(*step.class_range):
+        for label in np.unique(step.train.labels):
             candidates = np.flatnonzero(step.train.labels == label)
-            chosen.append(candidates[herd(features[candidates], quota)])
+            room = max(0, quota - int((kept == label).sum()))
+            chosen.append(candidates[herd(features[candidates], room)])
         return np.concatenate(chosen)
 
     def update(self, step: Step, chosen: np.ndarray) -> None:
         """Cuts the classes known before to their new share and adds the chosen exemplars of `step`."""
-        kept = self._first_of_each_class(self.quota(step.num_seen_classes))
-        old = [] if self.examples is None else [self.examples.select(kept)]
+        self.cut(step.num_seen_classes)
+        old = [] if self.examples is None else [self.examples]
         self.examples = concatenate([*old, step.train.select(chosen)])
-        self.steps = np.concatenate([self.steps[kept], np.full(len(chosen), step.number)])
+        self.steps = np.concatenate([self.steps, np.full(len(chosen), step.number)])
+        self._sort()
 
-    def _first_of_each_class(self, quota: int) -> np.ndarray:
-        if self.examples is None:
-            return np.zeros(0, dtype=np.int64)
-        labels = self.examples.labels
+    def cut(self, num_seen_classes: int) -> None:
+        """Keeps of each class the share that it has once so many classes were seen."""
+        if self.examples is not None:
+            kept = self._first_of_each_class(self.examples.labels, self.quota(num_seen_classes))
+            self.examples, self.steps = self.examples.select(kept), self.steps[kept]
+
+    def _sort(self) -> None:
+        """Puts exemplars that were added to an old class behind those that it has."""
+        if self.examples is not None and (np.diff(self.examples.labels) < 0).any():
+            order = np.argsort(self.examples.labels, kind="stable")
+            self.examples, self.steps = self.examples.select(order), self.steps[order]
+
+    @staticmethod
+    def _first_of_each_class(labels: np.ndarray, quota: int) -> np.ndarray:
         return np.concatenate([np.flatnonzero(labels == label)[:quota] for label in np.unique(labels)])
 
     def save(self, path: Path, class_names: list[str]) -> None:

@@ -15,8 +15,8 @@ from training.run_folder import TRACKER_FOLDER
 def make_accelerator(arguments: Arguments) -> Accelerator:
     """Processes, device, precision and tracker of the run."""
     trackers = None if arguments.output.report_to == "none" else arguments.output.report_to
-    # Processes wait for the one that publishes, however slow the Hub is.
-    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
+    # Processes wait for the one that saves, however slow the disk is.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=1))
     return Accelerator(
         log_with=trackers,
         project_config=ProjectConfiguration(

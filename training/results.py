@@ -57,6 +57,7 @@ class Results:
     seed: int
     method: str
     steps: list[StepResults] = field(default_factory=list)
+    ancestors: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `results.json`, with the metrics over all steps so far."""
@@ -89,7 +90,7 @@ class Results:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             steps = [StepResults(**step) for step in content["steps"]]
-            results = cls(**{name: content[name] for name in own}, steps=steps)
+            results = cls(**{name: content[name] for name in own}, steps=steps, ancestors=content.get("ancestors", []))
             # Numbers that no run can have measured show here rather than when the next step is written.
             results.to_dict()
             return results

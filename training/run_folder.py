@@ -38,11 +38,13 @@ class RunFolder:
     Args:
         path (`Path`): the folder; made when it does not exist.
         recipe (`dict[str, Any]`): the options that decide the result of the run.
+        num_known_steps (`int`): steps of the published model that the run continues, whose folders are elsewhere.
     """
 
-    def __init__(self, path: Path, recipe: dict[str, Any]) -> None:
+    def __init__(self, path: Path, recipe: dict[str, Any], num_known_steps: int = 0) -> None:
         self.path = path
         self.recipe = recipe
+        self.num_known_steps = num_known_steps
         self._lock = FileLock(path / LOCK_FILE, blocking=False)
 
     def open(self, fingerprint: Mapping[str, str], overwrite: bool = False) -> None:
@@ -100,8 +102,8 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def last_step(self) -> int:
-        """The last step that is complete, with all steps before it; 0 when there is none."""
-        step = 0
+        """The last step that is complete, with all before it; if none is, the last one known from elsewhere, or 0."""
+        step = self.num_known_steps
         while (self.step_folder(step + 1) / RESULTS_FILE).is_file():
             step += 1
         return step
@@ -256,9 +258,11 @@ def recipe_of(arguments: Arguments, num_processes: int, mixed_precision: str) ->
 
 
 def publishable(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe without paths of this machine: local data sets and class orders keep their last name alone."""
+    """The recipe without paths of this machine: what is local keeps its last name alone."""
     published = dict(recipe)
-    published["dataset_name"] = _without_folders(recipe["dataset_name"])
+    for name in ("dataset_name", "model_name_or_path", "memory_name_or_path"):
+        if recipe.get(name):
+            published[name] = _without_folders(recipe[name])
     order = recipe.get("class_order")
     if order and len(order) == 1:
         published["class_order"] = [_without_folders(order[0])]

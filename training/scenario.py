@@ -1,10 +1,10 @@
 """The scenario: a data set cut into steps of new classes, in a chosen order."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -12,7 +12,7 @@ import yaml
 from training.arguments import DataArguments
 from training.data import LabelledSplits
 from training.errors import InputError, one_line
-from training.examples import Examples
+from training.examples import Examples, concatenate
 
 
 BUNDLED_ORDERS = Path(__file__).parent / "class_orders"
@@ -27,7 +27,8 @@ class Step:
         number (`int`): 1 for the first step.
         class_names (`list[str]`): the new classes.
         class_range (`tuple[int, int]`): half-open range of their label ids; all lower ids were learned before.
-        train (`Examples`): training images of the new classes, in the order of the data set.
+        train (`Examples`): training images of the new classes, in the order of the data set; behind them those that
+            the data set brings of classes that a continued model knows already, if they are to be merged.
     """
 
     number: int
@@ -47,6 +48,22 @@ class Step:
 
 
 @dataclass(frozen=True)
+class KnownClasses:
+    """
+    The classes that a run starts from.
+
+    Args:
+        names (`tuple[str, ...]`): in the order of learning; none unless a published model is continued.
+        num_steps (`int`): steps in which they were learned.
+        policy: what to do with images of these classes, see `--known_classes`.
+    """
+
+    names: tuple[str, ...] = ()
+    num_steps: int = 0
+    policy: Literal["refuse", "test", "merge"] = "refuse"
+
+
+@dataclass(frozen=True)
 class Scenario:
     """
     All steps of a run. Label ids follow the order of learning.
@@ -54,17 +71,24 @@ class Scenario:
     Args:
         steps (`list[Step]`): the steps in order.
         train (`Examples`): training images of all steps.
-        test (`Examples`): test images of all steps.
+        test (`Examples`): test images of all steps, and those that there are of classes known before.
+        known (`KnownClasses`): what a continued model had learned before these steps.
     """
 
     steps: list[Step]
     train: Examples
     test: Examples
+    known: KnownClasses
 
     @property
     def class_names(self) -> list[str]:
         """All classes in the order of learning."""
-        return [name for step in self.steps for name in step.class_names]
+        return [*self.known.names, *(name for step in self.steps for name in step.class_names)]
+
+    @property
+    def num_steps(self) -> int:
+        """Steps after which all classes are learned, those of a continued model included."""
+        return self.steps[-1].number
 
     def seen_train(self, step: Step) -> Examples:
         """Training images of all classes seen up to `step`."""
@@ -75,43 +99,79 @@ class Scenario:
         return self.test.of_classes(0, step.num_seen_classes)
 
 
-def make_scenario(splits: LabelledSplits, arguments: DataArguments) -> Scenario:
+def make_scenario(splits: LabelledSplits, arguments: DataArguments, known: KnownClasses | None = None) -> Scenario:
     """
-    Cuts a data set into steps.
+    Cuts a data set into steps, after those of `known`.
 
     Raises:
         InputError: the class order repeats, misses or does not know a class; the steps do not divide the classes; a
-            class has no image to learn from or to test on.
+            class has no image to learn from or to test on; classes are known already and that is not allowed for, or
+            no others are left.
     """
-    order = resolve_class_order(arguments.class_order, splits.class_names, arguments.num_classes)
-    class_names = [splits.class_names[label] for label in order]
-    train = _relabel(splits.train, order, len(splits.class_names), arguments.max_train_samples_per_class)
-    test = _relabel(splits.test, order, len(splits.class_names), arguments.max_eval_samples_per_class)
+    known = known or KnownClasses()
+    names = splits.class_names
+    order = resolve_class_order(arguments.class_order, names, arguments.num_classes)
+    order = _only_new(order, names, known)
+    new_ids = {label: len(known.names) + position for position, label in enumerate(order)}
+    known_ids = _known_ids(names, known)
+    train = _relabel(splits.train, new_ids, arguments.max_train_samples_per_class)
+    test = _relabel(splits.test, known_ids | new_ids, arguments.max_eval_samples_per_class)
     for examples, kind in ((train, "training"), (test, "test")):
-        _check_every_class_has_images(examples, class_names, kind)
-    ranges = class_ranges(len(order), arguments.initial_classes, arguments.classes_per_step)
-    steps = [
-        Step(number, class_names[start:stop], (start, stop), train.of_classes(start, stop))
-        for number, (start, stop) in enumerate(ranges, start=1)
-    ]
-    return Scenario(steps, train, test)
+        _check_every_class_has_images(examples, new_ids, names, kind)
+    merged = _relabel(
+        splits.train, known_ids if known.policy == "merge" else {}, arguments.max_train_samples_per_class
+    )
+    steps: list[Step] = []
+    for start, stop in class_ranges(len(order), arguments.initial_classes, arguments.classes_per_step):
+        class_range = (len(known.names) + start, len(known.names) + stop)
+        parts = [train.of_classes(*class_range), *([] if steps else [merged])]
+        class_names = [names[label] for label in order[start:stop]]
+        steps.append(Step(known.num_steps + len(steps) + 1, class_names, class_range, concatenate(parts)))
+    return Scenario(steps, concatenate([train, merged]), test, known)
 
 
-def class_ranges(num_classes: int, initial_classes: int | None, classes_per_step: int) -> list[tuple[int, int]]:
+def _only_new(order: list[int], names: Sequence[str], known: KnownClasses) -> list[int]:
+    """The label ids of `order` whose classes are not known yet."""
+    repeated = [names[label] for label in order if names[label] in known.names]
+    if repeated and known.policy == "refuse":
+        raise InputError(
+            f"The model knows {repeated[0]!r} already ({len(repeated)} such class(es) of the {len(order)} to learn): "
+            "rename it if it is another, leave it out with --class_order and --num_classes, or choose --known_classes "
+            "merge or test."
+        )
+    if len(repeated) == len(order):
+        raise InputError(f"The model knows all {len(order)} classes already: there is nothing new to learn.")
+    return [label for label in order if names[label] not in known.names]
+
+
+def _known_ids(names: Sequence[str], known: KnownClasses) -> dict[int, int]:
+    """The label id in the model of each label id of the data set that stands for a known class to test or to merge."""
+    if known.policy == "refuse":
+        return {}
+    return {label: known.names.index(name) for label, name in enumerate(names) if name in known.names}
+
+
+def class_ranges(num_classes: int, initial_classes: int | None, classes_per_step: int | None) -> list[tuple[int, int]]:
     """
-    The class range of each step.
+    The class range of each step, counted from 0.
+
+    Args:
+        num_classes (`int`): classes to cut.
+        initial_classes (`int`, *optional*): classes of the first step, if they are more or less than in the others.
+        classes_per_step (`int`, *optional*): classes of each later step; by default all at once.
 
     Raises:
         InputError: the steps do not divide the classes.
     """
-    first = initial_classes or classes_per_step
-    if first > num_classes or (num_classes - first) % classes_per_step != 0:
+    per_step = classes_per_step or num_classes - (initial_classes or 0) or num_classes
+    first = initial_classes or per_step
+    if first > num_classes or (num_classes - first) % per_step != 0:
         raise InputError(
-            f"{num_classes} classes cannot be cut into a first step of {first} and steps of {classes_per_step}: "
+            f"{num_classes} classes cannot be cut into a first step of {first} and steps of {per_step}: "
             "change --classes_per_step, --initial_classes or --num_classes."
         )
-    stops = range(first, num_classes + 1, classes_per_step)
-    return [(0, first), *((stop - classes_per_step, stop) for stop in stops[1:])]
+    stops = range(first, num_classes + 1, per_step)
+    return [(0, first), *((stop - per_step, stop) for stop in stops[1:])]
 
 
 def resolve_class_order(order: Sequence[str] | None, class_names: Sequence[str], num_classes: int | None) -> list[int]:
@@ -170,7 +230,8 @@ def select_by_name(
             "that the model knows): give the data set that the model has learned, or the --label_column that names "
             "these classes."
         )
-    return _relabel(examples, [names.index(name) for name in class_names], len(names), limit)
+    label_ids = {names.index(name): position for position, name in enumerate(class_names)}
+    return _relabel(examples, label_ids, limit)
 
 
 def _random_order(entry: str, num_classes: int) -> list[int]:
@@ -232,10 +293,11 @@ def _check_order(labels: list[int], class_names: Sequence[str], num_classes: int
         )
 
 
-def _relabel(examples: Examples, order: Sequence[int], num_labels: int, limit: int | None) -> Examples:
-    """Keeps the classes of `order`, at most `limit` images of each, with the position in `order` as label id."""
+def _relabel(examples: Examples, label_ids: Mapping[int, int], limit: int | None) -> Examples:
+    """Keeps the classes of `label_ids`, at most `limit` images of each, with the label ids that they get there."""
+    num_labels = 1 + max(examples.labels.max(initial=-1), *label_ids, 0)
     new_labels = np.full(num_labels, -1, dtype=np.int64)
-    new_labels[list(order)] = np.arange(len(order))
+    new_labels[list(label_ids)] = list(label_ids.values())
     labels = new_labels[examples.labels]
     kept = labels >= 0
     if limit is not None:
@@ -254,11 +316,13 @@ def _rank_in_class(labels: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _check_every_class_has_images(examples: Examples, class_names: Sequence[str], kind: str) -> None:
-    counts = np.bincount(examples.labels, minlength=len(class_names))
-    empty = np.flatnonzero(counts == 0)
-    if len(empty):
+def _check_every_class_has_images(
+    examples: Examples, label_ids: Mapping[int, int], names: Sequence[str], kind: str
+) -> None:
+    present = set(examples.labels.tolist())
+    empty = [names[label] for label, label_id in label_ids.items() if label_id not in present]
+    if empty:
         raise InputError(
-            f"Class {class_names[empty[0]]!r} has no {kind} image ({len(empty)} such class(es)), so its step would be "
+            f"Class {empty[0]!r} has no {kind} image ({len(empty)} such class(es)), so its step would be "
             "empty: leave it out with --class_order and --num_classes, or add images."
         )

@@ -86,7 +86,9 @@ def test_a_hub_that_breaks_down_does_not_stop_the_training(
     options = tiny_options | {"num_classes": 4, "output_dir": tmp_path / "run", "hub_model_id": "org/late"}
     script = f"""
         import os, signal, sys
+        from functools import partial
         import training.incremental as script
+        script.BackgroundPublisher = partial(script.BackgroundPublisher, retry_delays=())
         publish = script.publish_step
         def break_down(*args, **kwargs):
             os.kill({hub.process.pid}, signal.SIGKILL)

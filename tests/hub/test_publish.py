@@ -255,7 +255,8 @@ def test_a_repository_with_another_model_is_left_alone(local_hub: "LocalHub", ru
 
 def test_dry_run_tells_and_writes_nothing(local_hub: "LocalHub", run: Path, tmp_path: Path) -> None:
     folder_before = contents(run)
-    plan = [f"step{t}  would be published" for t in (1, 2, 3)]
+    tree = f"{local_hub.endpoint}/{REPO}/tree"
+    plan = [f"{tree}/step{t}  would be published" for t in (1, 2, 3)]
     assert published(local_hub, run, "--dry_run").splitlines() == plan
     assert contents(run) == folder_before
     assert (
@@ -269,9 +270,9 @@ def test_dry_run_tells_and_writes_nothing(local_hub: "LocalHub", run: Path, tmp_
     before = inspect(local_hub, tmp_path / "remote")
     (run / "step3" / "training_config.yaml").write_text("num_epochs: 99\n")
     assert published(local_hub, run, "--dry_run", "--overwrite_revisions").splitlines() == [
-        "step1  already there",
-        "step2  already there",
-        "step3  would be published",
+        f"{tree}/step1  already there",
+        f"{tree}/step2  already there",
+        f"{tree}/step3  would be published",
     ]
     assert inspect(local_hub, tmp_path / "remote") == before
 
@@ -287,44 +288,6 @@ def test_a_token_without_the_right_is_one_line(start_local_hub: Callable[..., "L
     for token, reason in expected.items():
         message = one_line_error(publish(hub, run, HF_TOKEN=token))
         assert reason in message and (not token or token not in message)
-
-
-PREFLIGHT = """
-    from hub.errors import PublishError
-    from hub.publish import preflight
-    for repo, token in {cases!r}:
-        try:
-            preflight(repo, private=True, token=token)
-            print("ready")
-        except PublishError as error:
-            print(error)
-"""
-
-
-def test_preflight_makes_the_repository_or_says_why_not(start_local_hub: Callable[..., "LocalHub"]) -> None:
-    hub = start_local_hub(TOKENS)
-    cases = [
-        ("org/run", "hf_writer"),
-        ("org/run", "hf_writer"),
-        ("org/run", "hf_reader"),
-        ("org/run", "hf_stranger"),
-        ("org/new", "hf_stranger"),
-        ("org/run", "hf_unknown"),
-        ("no-namespace", "hf_writer"),
-        ("org/bad name", "hf_writer"),
-        ("datasets/org/run", "hf_writer"),
-    ]
-    done = hub.run_python(PREFLIGHT.format(cases=cases))
-    answers = done.stdout.splitlines()
-    assert len(answers) == len(cases), done.stderr
-    assert answers[:2] == ["ready", "ready"], "a repository that exists is fine"
-    assert "can only read" in answers[2]
-    assert all("may not write" in answer for answer in answers[3:5])
-    assert "does not accept the token" in answers[5]
-    assert all("expected namespace/name" in answer for answer in answers[6:])
-    assert not any("hf_" in answer for answer in answers)
-    check = "from huggingface_hub import HfApi; print(HfApi().model_info('org/run').private)"
-    assert hub.run_python(check, HF_TOKEN="hf_writer").stdout.strip() == "True"
 
 
 def test_a_token_that_an_error_repeats_is_masked() -> None:

@@ -376,7 +376,7 @@ def test_a_revision_of_the_hub(run_folder: Path, root: Path, tmp_path: Path) -> 
             [sys.executable, "-m", *words, "--revision", "step9"], cwd=root, env=env, capture_output=True, text=True
         )
         assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1
-        assert "--model org/tiny at step9 cannot be loaded" in refused.stderr
+        assert "--model org/tiny at step9 does not exist on the Hub" in refused.stderr
     finally:
         server.kill()
         server.wait()

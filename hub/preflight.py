@@ -1,0 +1,82 @@
+"""Looks at the Hub before the first epoch: will it take what the run is going to publish?"""
+
+from pathlib import Path
+
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError
+
+from hub.client_errors import one_line_errors, status_of
+from hub.errors import PublishError
+from hub.memory_dataset import memory_content, memory_repo_id
+from hub.plan import StepContent, check_room
+from hub.publish import check_repo_id, model_content, plan_contents
+from hub.remote import RemoteRun
+from hub.step_folder import StepFolder, list_step_folders
+
+
+def preflight(
+    hub_model_id: str,
+    output_dir: str | Path | None = None,
+    *,
+    first_step: int = 1,
+    private: bool = False,
+    push_memory: bool = False,
+    overwrite_revisions: bool = False,
+    token: str | None = None,
+) -> None:
+    """
+    Checks that the steps of a run can be published; makes the repositories that are missing.
+
+    Args:
+        hub_model_id: `namespace/name`.
+        output_dir: The folder of the run, whose complete steps may be on the Hub already; None for a new run.
+        first_step: The first step of the run, greater than 1 if it continues a published model.
+        private: Visibility of repositories that are made now; one that exists keeps its own.
+        push_memory: Whether the rehearsal memory is going to be published as well.
+        overwrite_revisions: Whether revisions with other content may be replaced.
+        token: A Hub token; by default the one of this machine.
+
+    Raises:
+        PublishError: The id is malformed, the token is refused or may not write, revisions on the Hub are in the
+            way, or the Hub cannot be reached.
+        StepFolderError: A step folder is inconsistent.
+    """
+    check_repo_id(hub_model_id)
+    secret = token or get_token()
+    done = list_step_folders(output_dir) if output_dir is not None and Path(output_dir).is_dir() else []
+    parts = [(hub_model_id, "model")]
+    parts += [(memory_repo_id(hub_model_id), "dataset")] if push_memory else []
+    for repo_id, repo_type in parts:
+        with one_line_errors(f"publish to {repo_id}", repo_id, secret):
+            api = HfApi(token=token)
+            _make_repository(api, repo_id, repo_type, private, secret)
+            remote = RemoteRun.read(api, repo_id, repo_type)
+            contents = [_content(folder, hub_model_id, repo_type, secret) for folder in done]
+            plan_contents(contents, remote, overwrite_revisions)
+            if not done or done[-1].step < done[-1].results.num_steps:
+                next_step = done[-1].step + 1 if done else first_step
+                check_room(next_step, first_step, remote, overwrite_revisions)
+
+
+def _content(folder: StepFolder, hub_model_id: str, repo_type: str, token: str | None) -> StepContent:
+    if repo_type == "model":
+        return model_content(folder, hub_model_id, token)
+    return memory_content(folder, hub_model_id)
+
+
+def _make_repository(api: HfApi, repo_id: str, repo_type: str, private: bool, token: str | None) -> None:
+    role = _role(api) if token else None
+    if role == "read":
+        raise PublishError(f"the token can only read, expected one that may write to {repo_id}")
+    try:
+        api.create_repo(repo_id, private=private or None, repo_type=repo_type)
+    except HfHubHTTPError as error:
+        exists = status_of(error) == 409
+        # A token for chosen repositories alone may write to them, but creates none.
+        if not exists and not (role == "fineGrained" and api.repo_exists(repo_id, repo_type=repo_type)):
+            raise
+
+
+def _role(api: HfApi) -> str | None:
+    role: str | None = api.whoami().get("auth", {}).get("accessToken", {}).get("role")
+    return role
