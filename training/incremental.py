@@ -137,16 +137,26 @@ class IncrementalRun:
         output = self.arguments.output
         on_main_process(self.accelerator, self.check_hub)
         on_main_process(self.accelerator, self.check_disk)
+        if (
+            self.continuation
+            and self.memory is not None
+            and self.num_complete_steps() == self.scenario.known.num_steps
+        ):
+            self.continuation.load_memory(self.memory)
         fingerprint = check_images(self.scenario, self.accelerator)
         on_main_process(self.accelerator, lambda: self.folder.open(fingerprint, overwrite=output.overwrite_output_dir))
         check_shared(self.folder.path, self.accelerator)
         config = {name: str(value) for name, value in publishable(self.folder.recipe).items()}
         self.accelerator.init_trackers("dytox", config=config)
 
+    def num_complete_steps(self) -> int:
+        """Steps that need not be learned any more, those of a continued model included."""
+        anew = self.arguments.output.overwrite_output_dir
+        return self.scenario.known.num_steps if anew else self.folder.last_step()
+
     def check_disk(self) -> None:
         """Asks the disk whether it has room for what is still to be learned."""
-        last_step = 0 if self.arguments.output.overwrite_output_dir else self.folder.last_step()
-        check_disk(self.folder.path, self.scenario, self.arguments, last_step)
+        check_disk(self.folder.path, self.scenario, self.arguments, self.num_complete_steps())
 
     def check_hub(self) -> None:
         """Asks the Hub, if it will be needed, whether it would take what this run publishes; then stands ready."""
@@ -195,8 +205,6 @@ class IncrementalRun:
         )
         if self.continuation is None:
             return None, results
-        if self.memory is not None:
-            self.continuation.load_memory(self.memory)
         results.steps.extend(self.continuation.results.steps)
         results.ancestors.extend(self.continuation.ancestors())
         self.accelerator.print(f"Continues {self.continuation.source} after step {len(results.steps)}.")

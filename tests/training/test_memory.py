@@ -9,6 +9,7 @@ from PIL import Image as PILImage
 
 from training.errors import InputError
 from training.examples import Examples
+from training.herding import herd
 from training.memory import RehearsalMemory, make_memory
 from training.scenario import Step
 
@@ -98,3 +99,34 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 def test_less_than_one_exemplar_a_class_is_refused() -> None:
     with pytest.raises(InputError, match="--memory_size 9 is smaller than the 10 classes"):
         make_memory(9, 10, fixed=False)
+
+
+def test_old_classes_with_too_few_exemplars_are_filled_from_merged_images() -> None:
+    """Against the rule spelled out: what a class has stays first, herding adds up to its share, labels stay sorted."""
+    generator = np.random.default_rng(1)
+    memory = RehearsalMemory(24)
+    first = Step(1, ["a", "b"], (0, 2), examples(np.array([0] * 3 + [1] * 20)))
+    memory.update(first, memory.choose(first, generator.normal(size=(23, 4))))
+    had = {label: memory.examples.source_indices[memory.examples.labels == label].tolist() for label in (0, 1)}
+    assert [len(had[0]), len(had[1])] == [3, 12]
+
+    labels = np.array([2] * 9 + [3] * 9 + [0] * 10 + [1] * 10)
+    step = Step(2, ["c", "d"], (2, 4), examples(labels))
+    features = generator.normal(size=(len(labels), 4))
+    memory.update(step, memory.choose(step, features))
+    assert memory.examples.labels.tolist() == [label for label in range(4) for _ in range(6)]
+    kept = {label: memory.examples.source_indices[memory.examples.labels == label].tolist() for label in range(4)}
+    merged = np.flatnonzero(labels == 0)
+    assert kept[0] == had[0] + merged[herd(features[merged], 3)].tolist()
+    assert kept[1] == had[1][:6], "a class that has its share takes no more"
+    assert memory.steps.tolist() == [1, 1, 1, 2, 2, 2] + [1] * 6 + [2] * 12
+
+
+def test_a_cut_leaves_each_class_its_best() -> None:
+    memory = RehearsalMemory(40)
+    (step,) = steps_of_two(np.repeat(np.arange(2), 30), 1)
+    memory.update(step, memory.choose(step, np.random.default_rng(0).normal(size=(60, 3))))
+    before = memory.examples.source_indices.reshape(2, 20)
+    memory.cut(8)
+    assert memory.examples.source_indices.tolist() == before[:, :5].ravel().tolist() and len(memory) == 10
+    RehearsalMemory(40).cut(8)

@@ -14,7 +14,14 @@ from training.arguments import Arguments
 from training.data import LabelledSplits
 from training.errors import InputError
 from training.examples import Examples
-from training.scenario import BUNDLED_ORDERS, Scenario, class_ranges, make_scenario, resolve_class_order
+from training.scenario import (
+    BUNDLED_ORDERS,
+    KnownClasses,
+    Scenario,
+    class_ranges,
+    make_scenario,
+    resolve_class_order,
+)
 
 
 NAMES = ["ant", "bee", "cat", "dog", "eel", "fox"]
@@ -246,3 +253,64 @@ def test_a_class_without_images_is_refused_unless_the_run_leaves_it_out(
     splits = make_splits(train, test, ["ant", "bee", "cat"])
     assert f"Class 'cat' has no {kind} image" in error_of(scenario_of, splits, classes_per_step=1)
     assert len(scenario_of(splits, classes_per_step=1, num_classes=2).steps) == 2
+
+
+KNOWN = ("bee", "owl", "ant")
+
+
+def known(policy: str) -> KnownClasses:
+    """Three classes, two of which the data set of `NAMES` holds under other label ids, learned in two steps."""
+    return KnownClasses(KNOWN, 2, policy)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def continue_with(make_arguments: Callable[..., Arguments]) -> Callable[..., Scenario]:
+    """Cuts splits into the steps after those of `KNOWN`."""
+
+    def make(splits: LabelledSplits, policy: str, **options: Any) -> Scenario:
+        arguments = make_arguments(model_name_or_path="org/model", **options)
+        return make_scenario(splits, arguments.data, known(policy))
+
+    return make
+
+
+@pytest.mark.parametrize("policy", ["test", "merge"])
+def test_images_of_known_classes_keep_the_label_ids_that_the_model_gives_them(
+    make_splits: Callable[..., LabelledSplits], continue_with: MakeScenario, policy: str
+) -> None:
+    # ant bee cat dog eel fox ant bee, and the same in the test split.
+    splits = make_splits([0, 1, 2, 3, 4, 5, 0, 1], [0, 1, 2, 3, 4, 5], NAMES)
+    scenario = continue_with(splits, policy, classes_per_step=2)
+    assert scenario.class_names == [*KNOWN, "cat", "dog", "eel", "fox"]
+    assert [(step.number, step.class_range) for step in scenario.steps] == [(3, (3, 5)), (4, (5, 7))]
+    assert scenario.num_steps == 4
+    first, second = (dict(zip(step.train.source_indices, step.train.labels, strict=True)) for step in scenario.steps)
+    merged = {0: 2, 1: 0, 6: 2, 7: 0} if policy == "merge" else {}
+    assert first == {2: 3, 3: 4} | merged, "known classes come with the first step, once"
+    assert second == {4: 5, 5: 6}
+    seen = scenario.seen_test(scenario.steps[0])
+    assert dict(zip(seen.source_indices, seen.labels, strict=True)) == {0: 2, 1: 0, 2: 3, 3: 4}
+
+
+def test_known_classes_are_refused_unless_the_run_says_what_to_do_with_them(
+    make_splits: Callable[..., LabelledSplits], continue_with: MakeScenario
+) -> None:
+    splits = make_splits([0, 1, 2, 3, 4, 5], names=NAMES)
+    message = error_of(continue_with, splits, "refuse")
+    assert "knows 'ant' already (2 such class(es) of the 6" in message and "--known_classes" in message
+    only_new = continue_with(splits, "refuse", class_order=["fox", "cat", "0", "1", "3", "4"], num_classes=2)
+    assert only_new.class_names == [*KNOWN, "fox", "cat"]
+    assert set(only_new.test.labels) == {3, 4}, "what was not asked for is not taken for a known class"
+    for policy in ("test", "merge"):
+        nothing_new = {"class_order": ["bee", "ant", "cat", "dog", "eel", "fox"], "num_classes": 2}
+        assert "knows all 2 classes already" in error_of(continue_with, splits, policy, **nothing_new)
+
+
+def test_new_classes_make_one_step_unless_they_are_to_be_cut(
+    make_splits: Callable[..., LabelledSplits], continue_with: MakeScenario
+) -> None:
+    splits = make_splits([2, 3, 4, 5, 0, 1], names=NAMES)
+    assert [step.class_range for step in continue_with(splits, "test").steps] == [(3, 7)]
+    uneven = continue_with(splits, "test", initial_classes=1)
+    assert [step.class_range for step in uneven.steps] == [(3, 4), (4, 7)]
+    assert [step.class_names for step in uneven.steps] == [["cat"], ["dog", "eel", "fox"]]
