@@ -156,3 +156,14 @@ def start_local_hub(tmp_path: Path) -> Iterator[Callable[..., LocalHub]]:
 def local_hub(start_local_hub: Callable[..., LocalHub]) -> LocalHub:
     """A Hub on which every caller may write."""
     return start_local_hub()
+
+
+@pytest.fixture(scope="module")
+def shared_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
+    """A Hub that the tests of a file share, each with repositories of its own."""
+    folder = tmp_path_factory.mktemp("shared_hub")
+    (folder / "homes").mkdir()
+    hub = LocalHub(folder / "hub", folder / "homes")
+    yield hub
+    if hub.process.poll() is None:
+        hub.stop(signal.SIGKILL)
