@@ -22,7 +22,7 @@ TRAINED_FILES = (
     "training_config.yaml",
 )
 
-#: Patterns of everything that may go up (`*` stays within a folder). A file that matches none never does.
+#: Patterns of all that may go up (`*` stays within a folder). A file that matches none, or is hidden, never does.
 PUBLISHED_FILES = (
     *TRAINED_FILES,
     "model.safetensors",
@@ -104,7 +104,8 @@ _STEP_NAME = re.compile(r"step([1-9][0-9]*)")
 
 def _listed_files(folder: Path) -> dict[str, Path]:
     found = {file for pattern in PUBLISHED_FILES for file in folder.glob(pattern) if file.is_file()}
-    files = {file.relative_to(folder).as_posix(): file for file in sorted(found)}
+    # `*` finds hidden files as well, such as those in which some systems keep where a file comes from.
+    files = {file.relative_to(folder).as_posix(): file for file in sorted(found) if not file.name.startswith(".")}
     # The folder itself may be reached by links. Within it they could lead to anything that this user may read.
     for name, file in files.items():
         if file.resolve() != folder.resolve() / name:

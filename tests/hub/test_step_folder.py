@@ -127,7 +127,15 @@ def test_sharded_weights_count_when_every_shard_is_there(folder: Path) -> None:
 def test_only_listed_files_may_go_up(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", fake_results(1)) / "step1"
     before = StepFolder.read(folder).published_files().keys()
-    for stray in (".env", "model.bin", "figures/a.svg", "figures/deep/b.png", "sub/config.json", "README.md.bak"):
+    for stray in (
+        ".env",
+        "model.bin",
+        "figures/a.svg",
+        "figures/.b.png",
+        "figures/deep/b.png",
+        "sub/config.json",
+        "README.md.bak",
+    ):
         (folder / stray).parent.mkdir(parents=True, exist_ok=True)
         (folder / stray).write_text("x")
     assert StepFolder.read(folder).published_files().keys() == before
