@@ -12,6 +12,7 @@ import signal
 import socketserver
 import sys
 from collections.abc import Sequence
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from hub.local import content, revisions, routes, transfers, xet
 from hub.local.accounts import Accounts
+from hub.local.faults import Faults
 from hub.local.http import CHUNK_BYTES, Body, FileRange, HubError, Request, Response
 from hub.local.store import Store
 from hub.local.xet import is_loopback
@@ -36,14 +38,25 @@ _ROUTERS = (
 
 
 class LocalHubServer(ThreadingHTTPServer):
-    """A Hub of the repositories in `store`, listening on `host:port` (port 0: any that is free)."""
+    """A Hub of the repositories in `store`, listening on `host:port` (port 0: any that is free).
+
+    `faults` are committed on purpose; by default there are none.
+    """
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, store: Store, accounts: Accounts, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        accounts: Accounts,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        faults: Faults | None = None,
+    ) -> None:
         self.store = store
         self.accounts = accounts
+        self.faults = faults or Faults()
         super().__init__((host, port), _Handler)
         self.endpoint = f"http://{host}:{self.server_port}"
 
@@ -73,7 +86,9 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             try:
                 body = Body(self.rfile, self._content_length())
-                response = self._answer(body)
+                fault = self.server.faults.take(self.command, urlsplit(self.path).path)
+                answer = partial(self._answer, body)
+                response = fault.apply(answer) if fault else answer()
             except HubError as error:
                 response = error.response()
             body.drain()
@@ -171,6 +186,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help='accounts by token, e.g. {"hf_abc": {"name": "alice", "orgs": ["org"], "role": "write"}}; role is "read" '
         'or "write"; without this file every caller may write everywhere (default: none)',
     )
+    parser.add_argument(
+        "--faults",
+        type=Path,
+        metavar="F.json",
+        help='for tests of clients: requests to fail, e.g. [{"method": "POST", "path": "/commit/", "kind": "status", '
+        '"status": 503, "count": 2, "skip": 1}]; kind is "status", "drop_before", "drop_after" or "slow" (with '
+        '"seconds"); the file is read again whenever it is replaced (default: none)',
+    )
     return parser.parse_args(arguments)
 
 
@@ -180,8 +203,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         accounts = Accounts.load(options.tokens) if options.tokens else Accounts()
+        faults = Faults(options.faults)
         store = Store(options.folder)
-        server = LocalHubServer(store, accounts, options.host, options.port)
+        server = LocalHubServer(store, accounts, options.host, options.port, faults)
     except (OSError, OverflowError, ValueError) as error:
         sys.stderr.write(f"local_server: {error}\n")
         return 1

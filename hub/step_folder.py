@@ -22,7 +22,7 @@ TRAINED_FILES = (
     "training_config.yaml",
 )
 
-#: Patterns of everything that may go up (`*` stays within a folder). A file that matches none never does.
+#: Patterns of all that may go up (`*` stays within a folder). A file that matches none, or is hidden, never does.
 PUBLISHED_FILES = (
     *TRAINED_FILES,
     "model.safetensors",
@@ -67,19 +67,24 @@ class StepFolder:
         Reads a folder that training has filled; the card and the figures may still be missing.
 
         Raises:
-            StepFolderError: a file is missing, or `config.json` and `results.json` disagree on the classes.
+            StepFolderError: a file is missing or a link, or `config.json` and `results.json` disagree on the classes.
         """
         path = Path(path)
         if missing := _missing_files(path):
             raise StepFolderError(f"{path.name} lacks {', '.join(missing)}: it is not a finished step folder")
+        _listed_files(path)
         results = RunResults.from_file(path / "results.json")
         _check_config(read_json(path / "config.json"), results, f"{path.name}/config.json")
         return cls(path, results)
 
     def published_files(self) -> dict[str, Path]:
-        """Path in the repository -> local file, for the files that exist and match `PUBLISHED_FILES`."""
-        found = {file for pattern in PUBLISHED_FILES for file in self.path.glob(pattern) if file.is_file()}
-        return {file.relative_to(self.path).as_posix(): file for file in sorted(found)}
+        """
+        Path in the repository -> local file, for the files that exist and match `PUBLISHED_FILES`.
+
+        Raises:
+            StepFolderError: one of them is a link.
+        """
+        return _listed_files(self.path)
 
 
 def list_step_folders(output_dir: str | Path) -> list[StepFolder]:
@@ -106,6 +111,19 @@ def is_complete(path: Path) -> bool:
 
 
 _STEP_NAME = re.compile(r"step([1-9][0-9]*)")
+
+
+def _listed_files(folder: Path) -> dict[str, Path]:
+    found = {file for pattern in PUBLISHED_FILES for file in folder.glob(pattern) if file.is_file()}
+    # `*` finds hidden files as well, such as those in which some systems keep where a file comes from.
+    files = {file.relative_to(folder).as_posix(): file for file in sorted(found) if not file.name.startswith(".")}
+    # The folder itself may be reached by links. Within it they could lead to anything that this user may read.
+    for name, file in files.items():
+        if file.resolve() != folder.resolve() / name:
+            raise StepFolderError(
+                f"{folder.name}/{name} is a link, expected a file: put a copy there if its content may be published"
+            )
+    return files
 
 
 def _missing_files(path: Path) -> list[str]:

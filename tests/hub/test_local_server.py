@@ -18,6 +18,25 @@ TOKENS = {
     "hf_reader": {"name": "reader", "orgs": ["org"], "role": "read"},
     "hf_other": {"name": "other"},
 }
+UPLOAD = """
+    from pathlib import Path
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    Path("folder").mkdir()
+    Path("folder/large.bin").write_bytes(b"\\0large" * 1000)
+    Path("folder/small.txt").write_text("small")
+    api = HfApi()
+    api.create_repo({repo!r}, exist_ok=True)
+    try:
+        api.upload_folder(repo_id={repo!r}, folder_path="folder", commit_message="upload")
+    except (HfHubHTTPError, HTTPError) as error:
+        print(type(error).__name__)
+    else:
+        print([commit.title for commit in api.list_repo_commits({repo!r})])
+"""
+PUT, COMMIT = {"method": "PUT", "path": "/objects/"}, {"method": "POST", "path": "/commit/"}
+ONCE = "['upload', 'initial commit']"
 
 
 def check(result: subprocess.CompletedProcess[str]) -> None:
@@ -103,6 +122,10 @@ def test_a_folder_comes_back_as_it_was_uploaded(local_hub: LocalHub, disable_xet
 
             only = Path(snapshot_download("org/name", allow_patterns="sub*/*", local_dir="only"))
             assert [path.name for path in only.rglob("*.*") if ".cache" not in path.parts] == ["a b.txt"]
+            old = Path(snapshot_download("org/name", revision=first.oid, allow_patterns=["*.bin"], local_dir="old"))
+            assert [path.name for path in old.glob("*.*") if path.is_file()] == ["copy.bin"]
+            one = Path(hf_hub_download("org/name", "sub é/a b.txt", revision=first.oid, local_dir="one"))
+            assert one == Path("one/sub é/a b.txt").resolve() and one.read_text() == "text é"
             again = hf_hub_download("org/name", "a b.txt", subfolder="sub é", force_download=True)
             assert Path(again).read_text() == "text é"
             metadata = api.get_safetensors_metadata("org/name")
@@ -119,6 +142,43 @@ def test_a_folder_comes_back_as_it_was_uploaded(local_hub: LocalHub, disable_xet
             HF_HUB_DISABLE_XET=disable_xet,
         )
     )
+
+
+def upload(hub: LocalHub, repo: str, disable_xet: str = XET_OFF) -> str:
+    """Upload a folder to `repo`; the titles of its commits, or what kind of error it was."""
+    result = hub.run_python(UPLOAD.format(repo=repo), HF_HUB_DISABLE_XET=disable_xet)
+    check(result)
+    return result.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [{**PUT, "kind": "status", "count": 2}],
+        [{**PUT, "kind": "drop_before"}, {**PUT, "kind": "drop_after"}],
+        [{"method": "POST", "path": "/preupload/", "kind": "status", "status": 429}],
+        [{"method": "POST", "path": "/objects/batch$", "kind": "drop_after"}],
+        [{"method": "POST", "path": "/verify$", "kind": "status", "status": 500}],
+    ],
+    ids=["put-503-twice", "put-dropped-twice", "preupload-429", "batch-dropped", "verify-500"],
+)
+def test_the_client_gets_over_a_failed_upload(local_hub: LocalHub, faults: list[dict[str, object]]) -> None:
+    local_hub.inject(*faults)
+    assert upload(local_hub, "org/name") == ONCE
+    assert local_hub.num_hits == sum(int(str(fault.get("count", 1))) for fault in faults)
+
+
+@pytest.mark.parametrize("disable_xet", [XET_OFF, XET_ON])
+@pytest.mark.parametrize("kind", ["status", "drop_before", "drop_after"])
+def test_a_failed_commit_is_made_once(local_hub: LocalHub, disable_xet: str, kind: str) -> None:
+    local_hub.inject({**COMMIT, "kind": kind})
+    first = upload(local_hub, "org/name", disable_xet)
+    assert local_hub.num_hits == 1
+    # The pipeline for xet sends a commit again by itself.
+    assert (first == ONCE) == (disable_xet == XET_ON), first
+    local_hub.inject({**PUT, "kind": "status"})
+    assert upload(local_hub, "org/name", disable_xet) == ONCE
+    assert local_hub.num_hits == 0, "the large file was there already"
 
 
 def test_commits(local_hub: LocalHub) -> None:
@@ -221,7 +281,7 @@ def test_branches_and_tags(local_hub: LocalHub) -> None:
     check(
         local_hub.run_python("""
             from pathlib import Path
-            from huggingface_hub import HfApi, hf_hub_download
+            from huggingface_hub import HfApi, hf_hub_download, snapshot_download
             from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 
             api = HfApi()
@@ -258,6 +318,15 @@ def test_branches_and_tags(local_hub: LocalHub) -> None:
             assert [read(name) for name in revisions] == ["one", "two", "one", "two", "side", "one", "one", "side"]
             log = api.list_repo_commits("org/name", revision="feat/x")
             assert [commit.commit_id for commit in log[:2]] == [side, one]
+
+            Path("folder").mkdir()
+            Path("folder/large.bin").write_bytes(b"\\0large")
+            api.upload_folder(repo_id="org/name", folder_path="folder", revision="feat/x", path_in_repo="sub")
+            snapshot = Path(snapshot_download("org/name", revision="feat/x"))
+            assert (snapshot / "sub" / "large.bin").read_bytes() == b"\\0large"
+            assert api.model_info("org/name", revision="feat/x").sha != side
+            assert api.file_exists("org/name", "sub/large.bin", revision="feat/x")
+            assert not api.file_exists("org/name", "sub/large.bin")
 
             api.create_tag("org/name", tag="step1", exist_ok=True)
             api.create_branch("org/name", branch="feat/x", exist_ok=True)
@@ -349,6 +418,9 @@ def test_cards_are_validated_and_read(local_hub: LocalHub) -> None:
             assert info.tags == ["one"] and info.card_data.eval_results == [result]
             metadata_update("org/name", {"tags": ["one", "two"]}, overwrite=True)
             assert ModelCard.load("org/name").data.tags == ["one", "two"]
+            api.create_branch("org/name", branch="step1")
+            ModelCard("---\\ntags: [three]\\n---\\n").push_to_hub("org/name", revision="step1")
+            assert api.model_info("org/name", revision="step1").tags == ["three"]
 
             bad = ["---\\ntags: [unclosed\\n---\\n", "---\\ntags: 3\\n---\\n", "---\\n- a list\\n---\\n",
                    "---\\nmodel-index: [{name: a, results: [{task: {type: t}}]}]\\n---\\n"]
@@ -384,6 +456,9 @@ def test_transformers_loads_each_revision(local_hub: LocalHub) -> None:
                 assert "not a valid git identifier" in str(error)
             else:
                 raise AssertionError("a missing revision was loaded")
+            ViTConfig(hidden_size=36).push_to_hub("org/name", revision="feat/x")
+            assert AutoConfig.from_pretrained("org/name", revision="feat/x").hidden_size == 36
+            assert AutoConfig.from_pretrained("org/name").hidden_size == 24
         """)
     )
 

@@ -7,7 +7,9 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from base64 import b64encode
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -207,7 +209,9 @@ def run_server(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_help_explains_each_option() -> None:
     shown = run_server("--help").stdout
-    assert all(option in shown for option in ("folder", "--port", "--host", "--tokens", "127.0.0.1", "alice"))
+    assert all(
+        option in shown for option in ("folder", "--port", "--host", "--tokens", "--faults", "127.0.0.1", "alice")
+    )
 
 
 @pytest.mark.parametrize(
@@ -229,3 +233,57 @@ def test_malformed_token_files_are_explained(tmp_path: Path, content: str) -> No
     result = run_server(str(tmp_path / "hub"), "--tokens", str(tokens))
     assert result.returncode == 1 and result.stdout == "" and len(result.stderr.splitlines()) == 1
     assert "token file" in result.stderr and "hf_secret" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("no json", "not JSON"),
+        ("{}", "expected a JSON list"),
+        ("[3]", "expected an object with method, path, kind"),
+        ([{"method": "GET", "path": "/"}], "expected an object with method, path, kind"),
+        ([{"method": "GET", "path": "/", "kind": "slow", "second": 3}], "expected an object with method, path, kind"),
+        ([{"method": 3, "path": "/", "kind": "slow"}], "method is 3, expected a string"),
+        ([{"method": "GET", "path": "/(", "kind": "slow"}], "expected a regular expression"),
+        ([{"method": "GET", "path": "/", "kind": "burn"}], "kind is 'burn', expected one of status, drop_before"),
+        ([{"method": "GET", "path": "/", "kind": "slow", "count": 0}], "count is 0, expected a whole number >= 1"),
+        ([{"method": "GET", "path": "/", "kind": "slow", "skip": True}], "skip is True, expected a whole number >= 0"),
+        (
+            [{"method": "GET", "path": "/", "kind": "status", "status": 200}],
+            "status is 200, expected a whole number f",
+        ),
+        ([{"method": "GET", "path": "/", "kind": "slow", "seconds": "1"}], "seconds is '1', expected a number from 0"),
+    ],
+)
+def test_malformed_fault_files_are_explained(tmp_path: Path, content: object, expected: str) -> None:
+    faults = tmp_path / "faults.json"
+    faults.write_text(content if isinstance(content, str) else json.dumps(content))
+    result = run_server(str(tmp_path / "hub"), "--faults", str(faults))
+    assert result.returncode == 1 and result.stdout == "" and len(result.stderr.splitlines()) == 1
+    assert str(faults) in result.stderr and expected in result.stderr
+
+
+def test_faults_hit_the_requests_they_are_asked_for(local_hub: LocalHub) -> None:
+    make_repository(local_hub)
+    local_hub.inject({"method": "GET", "path": "/refs$", "kind": "status", "status": 429, "skip": 1, "count": 2})
+    statuses = [local_hub.call("GET", f"{REPO}/refs?include_prs=1")[0] for _ in range(4)]
+    assert (statuses, local_hub.num_hits) == ([200, 429, 429, 200], 2)
+    assert local_hub.call("GET", REPO)[0] == 200
+
+    local_hub.inject({"method": "POST", "path": "/commit/", "kind": "drop_before", "skip": 1})
+    assert commit(local_hub, file("first"))[0] == 200
+    with pytest.raises((ConnectionError, HTTPException)):
+        commit(local_hub, file("second"))
+    local_hub.inject({"method": "POST", "path": "/commit/", "kind": "drop_after"})
+    with pytest.raises((ConnectionError, HTTPException)):
+        commit(local_hub, file("third"))
+    assert local_hub.num_hits == 1
+    listed = [entry["path"] for entry in json.loads(local_hub.call("GET", f"{REPO}/tree/main")[2])]
+    assert listed == [".gitattributes", "first", "third"]
+
+    local_hub.inject({"method": "GET", "path": "/refs$", "kind": "slow", "seconds": 0.5})
+    begin = time.monotonic()
+    assert local_hub.call("GET", f"{REPO}/refs")[0] == 200
+    assert time.monotonic() - begin >= 0.5
+    local_hub.inject()
+    assert local_hub.call("GET", f"{REPO}/refs")[0] == 200 and local_hub.num_hits == 0

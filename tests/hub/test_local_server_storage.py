@@ -7,14 +7,19 @@ import json
 import signal
 import time
 from base64 import b64encode
+from http.client import HTTPConnection
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
+import pytest
 from dulwich.porcelain import fsck
 
 
 if TYPE_CHECKING:
     from tests.hub.conftest import LocalHub
+
+LARGE_BYTES = 300_000_000
 
 # A server that is killed just before it renames something for the N-th time.
 DYING_SERVER = """
@@ -192,6 +197,68 @@ def test_files_over_one_part_are_uploaded_in_parts(local_hub: LocalHub) -> None:
     """)
     assert result.returncode == 0, result.stderr
     assert_sound(local_hub.folder)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the peak of another process")
+def test_large_files_pass_through_without_filling_the_memory(local_hub: LocalHub) -> None:
+    script = """
+        from huggingface_hub import HfApi, hf_hub_download
+
+        with open("large.bin", "wb") as file:
+            file.truncate({size})
+            file.write(b"{name}")
+        api = HfApi()
+        api.create_repo("org/{name}")
+        api.upload_file(repo_id="org/{name}", path_or_fileobj="large.bin", path_in_repo="large.bin")
+        got = hf_hub_download("org/{name}", "large.bin")
+        with open(got, "rb") as file:
+            assert file.read(10).startswith(b"{name}") and file.seek(0, 2) == {size}
+    """
+    # What a server needs for any upload is no matter here.
+    assert local_hub.run_python(script.format(name="warmup", size=1000)).returncode == 0
+    before = peak_memory(local_hub)
+    # In parts, as everything over 64 MiB.
+    result = local_hub.run_python(script.format(name="parts", size=LARGE_BYTES))
+    assert result.returncode == 0, result.stderr
+    upload_whole(local_hub, LARGE_BYTES)
+    assert peak_memory(local_hub) - before < 60 << 20
+
+
+def peak_memory(hub: LocalHub) -> int:
+    """The most bytes of memory that the server has had so far."""
+    status = Path(f"/proc/{hub.process.pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) * 1024
+
+
+def upload_whole(hub: LocalHub, size: int) -> None:
+    """Upload and download `size` zeros by one request each, as clients do that know no parts."""
+    pointer = {"oid": sha256_of_zeros(size), "size": size}
+    request = {"operation": "upload", "transfers": ["basic"], "objects": [pointer]}
+    _, _, answer = hub.call("POST", "/org/warmup.git/info/lfs/objects/batch", json.dumps(request))
+    href = json.loads(answer)["objects"][0]["actions"]["upload"]["href"]
+    connection = HTTPConnection("127.0.0.1", hub.port, timeout=60)
+    with TemporaryFile() as file:
+        file.truncate(size)
+        connection.request("PUT", href.removeprefix(hub.endpoint), file, {"Content-Length": str(size)})
+        assert connection.getresponse().read() == b""
+    changes = [
+        {"key": "header", "value": {"summary": "large"}},
+        {"key": "lfsFile", "value": {"path": "whole.bin", "algo": "sha256", **pointer}},
+    ]
+    body = "\n".join(map(json.dumps, changes))
+    assert hub.call("POST", "/api/models/org/warmup/commit/main", body)[0] == 200
+    connection.request("GET", "/org/warmup/resolve/main/whole.bin")
+    response = connection.getresponse()
+    assert sum(chunk.count(0) for chunk in iter(lambda: response.read(1 << 20), b"")) == size
+    connection.close()
+
+
+def sha256_of_zeros(size: int) -> str:
+    """SHA-256 in hex of `size` zero bytes."""
+    digest = hashlib.sha256()
+    for start in range(0, size, 1 << 20):
+        digest.update(bytes(min(1 << 20, size - start)))
+    return digest.hexdigest()
 
 
 def test_many_writers_take_turns(local_hub: LocalHub) -> None:

@@ -127,7 +127,15 @@ def test_sharded_weights_count_when_every_shard_is_there(folder: Path) -> None:
 def test_only_listed_files_may_go_up(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", fake_results(1)) / "step1"
     before = StepFolder.read(folder).published_files().keys()
-    for stray in (".env", "model.bin", "figures/a.svg", "figures/deep/b.png", "sub/config.json", "README.md.bak"):
+    for stray in (
+        ".env",
+        "model.bin",
+        "figures/a.svg",
+        "figures/.b.png",
+        "figures/deep/b.png",
+        "sub/config.json",
+        "README.md.bak",
+    ):
         (folder / stray).parent.mkdir(parents=True, exist_ok=True)
         (folder / stray).write_text("x")
     assert StepFolder.read(folder).published_files().keys() == before
@@ -143,6 +151,32 @@ def test_only_listed_files_may_go_up(tmp_path: Path) -> None:
         "results.json",
         "training_config.yaml",
     ]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "results.json", "README.md", "figures/x.png", "figures"])
+@pytest.mark.parametrize("outside", [True, False])
+def test_links_are_refused(tmp_path: Path, name: str, outside: bool) -> None:
+    folder = write_run(tmp_path / "run", fake_results(1)) / "step1"
+    before = StepFolder.read(folder)
+    path = folder / name
+    target = (tmp_path if outside else folder) / "private"
+    path.rename(target) if path.exists() else target.write_text("secret")
+    path.symlink_to(target)
+    expected = f"step1/{'figures/accuracy_matrix.png' if name == 'figures' else name} is a link, expected a file"
+    with pytest.raises(StepFolderError, match=re.escape(expected)) as caught:
+        StepFolder.read(folder)
+    assert "\n" not in str(caught.value) and "private" not in str(caught.value)
+    with pytest.raises(StepFolderError, match=re.escape(expected)):
+        before.published_files()
+
+
+def test_a_folder_may_be_reached_by_a_link(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", fake_results(1))
+    (tmp_path / "link").symlink_to(run)
+    (run / "step1").rename(tmp_path / "elsewhere")
+    (run / "step1").symlink_to(tmp_path / "elsewhere")
+    (folder,) = list_step_folders(tmp_path / "link")
+    assert len(folder.published_files()) == 10
 
 
 def test_the_list_is_in_order_and_leaves_out_the_unfinished(tmp_path: Path) -> None:

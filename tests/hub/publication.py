@@ -1,0 +1,98 @@
+"""A run and the repository it goes to: publishing it by the command line, and what must then hold on the Hub."""
+
+import json
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+
+if TYPE_CHECKING:
+    from tests.hub.conftest import LocalHub
+
+# How large files travel.
+LFS = {"HF_HUB_DISABLE_XET": "1"}
+XET = {"HF_HUB_DISABLE_XET": "0"}
+
+
+@dataclass
+class Publication:
+    """Publishes `run` to `repo` on `hub`; `env` adds to the environment of the command."""
+
+    hub: "LocalHub"
+    run: Path
+    repo: str
+    env: dict[str, str] = field(default_factory=dict)
+
+    def start(self) -> "subprocess.Popen[str]":
+        """Starts `python -m hub.publish`."""
+        return self.hub.start_client("-m", "hub.publish", str(self.run), "--hub_model_id", self.repo, **self.env)
+
+    def succeeds(self, process: "subprocess.Popen[str]") -> bool:
+        """Waits for the command; if it fails, then with exactly one line."""
+        done = self.hub.finish(process)
+        if done.returncode != 0:
+            assert done.returncode == 1 and done.stderr.startswith("error: "), done.stderr
+            assert len(done.stderr.splitlines()) == 1, done.stderr
+        return done.returncode == 0
+
+    def repeat_until_done(self, attempts: int = 12) -> int:
+        """Runs the command again until it succeeds; returns how often it was run."""
+        for attempt in range(1, attempts + 1):
+            if self.succeeds(self.start()):
+                return attempt
+        raise AssertionError(f"not published after {attempts} attempts")
+
+    def assert_published_once(self) -> None:
+        """
+        One commit and one tag a step, in order, after the repository's first commit; each revision has the bytes of
+        its folder; running the command again does not even try to write.
+        """
+        steps = [self.run / f"step{number}" for number in range(1, 1 + len(list(self.run.glob("step*"))))]
+        state = self.state()
+        titles = [commit["title"].partition(":")[0] for commit in state["commits"]]
+        assert titles == ["initial commit", *(f"Step {number}" for number in range(1, 1 + len(steps)))]
+        ids = [commit["id"] for commit in state["commits"]]
+        assert state["tags"] == {step.name: commit for step, commit in zip(steps, ids[1:], strict=True)}
+        assert state["branches"] == {"main": ids[-1]}
+        for step in steps:
+            assert self.content(step.name) == content_of(step), f"{step.name} differs from its folder"
+        self._assert_repetition_writes_nothing()
+        assert self.state() == state
+
+    def _assert_repetition_writes_nothing(self) -> None:
+        forbidden = {"path": "", "kind": "status", "status": 500, "count": 1000}
+        self.hub.inject(*({"method": method, **forbidden} for method in ("POST", "PUT", "DELETE")))
+        done = self.hub.finish(self.start())
+        assert (done.returncode, done.stderr, self.hub.num_hits) == (0, "", 0)
+        self.hub.inject()
+
+    def state(self) -> dict[str, Any]:
+        """The history of `main`, oldest first, and the commits of branches and tags by name."""
+        refs = self._get(f"/api/models/{self.repo}/refs")
+        names = {kind: {ref["name"]: ref["targetCommit"] for ref in refs[kind]} for kind in ("branches", "tags")}
+        return {"commits": self._get(f"/api/models/{self.repo}/commits/main")[::-1], **names}
+
+    def content(self, revision: str) -> dict[str, bytes]:
+        """The files of a revision by path, without the one that the Hub adds."""
+        tree = self._get(f"/api/models/{self.repo}/tree/{revision}?recursive=true")
+        files = {item["path"] for item in tree if item["type"] == "file"} - {".gitattributes"}
+        return {path: self._read(f"/{self.repo}/resolve/{revision}/{quote(path)}") for path in files}
+
+    def _get(self, path: str) -> Any:
+        return json.loads(self._read(path))
+
+    def _read(self, path: str) -> bytes:
+        status, _, body = self.hub.call("GET", path, headers={"Authorization": f"Bearer {self._token}"})
+        assert status == 200, (path, body)
+        return body
+
+    @property
+    def _token(self) -> str:
+        return self.env.get("HF_TOKEN", "hf_test")
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder by its relative path."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
