@@ -1,7 +1,7 @@
 """Numbers measured again beside those that a run recorded."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from training.evaluation import Evaluation
@@ -52,16 +52,17 @@ class Number:
 
 def compare(measured: Evaluation, recorded: Mapping[str, Any]) -> list[Number]:
     """
-    The numbers of an evaluation, those that are lists one by one.
+    The numbers of an evaluation that have a label, those that are lists one by one. The bins of the calibration
+    error are told by the error itself.
 
     Args:
         measured (`Evaluation`): what was measured now; what was not is left out.
         recorded (`Mapping[str, Any]`): an entry of `steps` in `results.json`; empty where there is none.
     """
     return [
-        Number(LABELS[name].format(position), value, _number_at(recorded.get(name), position))
-        for name, values in asdict(measured).items()
-        for position, value in _numbers(values)
+        Number(label.format(position), value, _number_at(recorded.get(name), position))
+        for name, label in LABELS.items()
+        for position, value in _numbers(getattr(measured, name))
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from training.errors import InputError, one_line
 from training.files import write_aside
 from training.metrics import average_incremental_accuracy, backward_transfer, forgetting, last_accuracy
+from training.metrics.calibration import ReliabilityBin
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class StepResults:
         task_aware_accuracy (`float`, *optional*): accuracy with the step of each image given: only the classes of
             that step compete (task-incremental learning). None where it was not measured.
         task_aware_accuracy_per_step (`list[float]`, *optional*): the same on the classes of each step so far.
+        calibration (`list[ReliabilityBin]`, *optional*): the bins that give the expected calibration error; None in
+            results written before they were recorded.
     """
 
     step: int
@@ -45,6 +48,7 @@ class StepResults:
     old_new_bias: float | None = None
     task_aware_accuracy: float | None = None
     task_aware_accuracy_per_step: list[float] | None = None
+    calibration: list[ReliabilityBin] | None = None
 
 
 @dataclass

@@ -97,6 +97,10 @@ def test_summary_of_logits() -> None:
     assert summary.top5_accuracy == 0.75
     # One new image is taken for an old one, and no old one for a new one.
     assert summary.old_new_bias == -0.25
+    # Confidences are the sigmoids of 3, 3, 6 and 9, all in the last bin.
+    mean = pytest.approx((2 * 0.95257413 + 0.99752738 + 0.99987661) / 4, abs=1e-7)
+    assert summary.calibration == [{"confidence": mean, "accuracy": 0.5, "count": 4}]
+    assert summary.expected_calibration_error == pytest.approx(summary.calibration[0]["confidence"] - 0.5)
     # The second step has one class: nothing competes with it.
     assert summary.task_aware_accuracy_per_step == [0.5, 1]
     assert summary.task_aware_accuracy == 0.75
@@ -139,9 +143,15 @@ def results_of(*steps: StepResults) -> Results:
     return Results("digits", 3, ["class 1", "class 2", "class 3"], 0, "dytox", list(steps))
 
 
+BINS = [{"confidence": 0.4, "accuracy": 0.5, "count": 2}, {"confidence": 0.6, "accuracy": 0.5, "count": 2}]
 TASK_AWARE = [
     {"task_aware_accuracy": 0.5, "task_aware_accuracy_per_step": [0.5]},
-    {"old_new_bias": -0.25, "task_aware_accuracy": 0.75, "task_aware_accuracy_per_step": [0.5, 1.0]},
+    {
+        "old_new_bias": -0.25,
+        "task_aware_accuracy": 0.75,
+        "task_aware_accuracy_per_step": [0.5, 1.0],
+        "calibration": BINS,
+    },
 ]
 
 
@@ -152,6 +162,7 @@ def test_every_number_of_an_evaluation_is_kept(tmp_path: Path) -> None:
     assert Results.read(tmp_path / "results.json") == results
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["steps"][1] == asdict(results.steps[1])
+    assert content["steps"][1]["calibration"] == BINS
     assert content["average_task_aware_accuracy"] == 0.625
 
 
@@ -160,7 +171,7 @@ def test_results_written_before_can_be_read(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "results.json").read_text())
     assert "average_task_aware_accuracy" not in content
     for step in content["steps"]:
-        for name in ("old_new_bias", "task_aware_accuracy", "task_aware_accuracy_per_step"):
+        for name in ("old_new_bias", "task_aware_accuracy", "task_aware_accuracy_per_step", "calibration"):
             assert step.pop(name) is None
     (tmp_path / "results.json").write_text(json.dumps(content))
     assert Results.read(tmp_path / "results.json") == results_of(step_results(1), step_results(2))

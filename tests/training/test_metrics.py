@@ -32,6 +32,7 @@ from training.metrics import (
     last_accuracy,
     model_metrics,
     old_new_bias,
+    reliability_bins,
     run_metrics,
     task_aware_predictions,
     top_k_accuracy,
@@ -220,6 +221,27 @@ def test_calibration_error_against_torchmetrics() -> None:
     correct = generator.random(500) < confidences**2
     oracle = binary_calibration_error(torch.from_numpy(confidences), torch.from_numpy(correct).long(), n_bins=15)
     assert expected_calibration_error(confidences, correct) == pytest.approx(oracle.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("num_bins", [1, 4, 15])
+@pytest.mark.parametrize("seed", range(5))
+def test_reliability_bins_are_the_images_of_each_bin_and_give_the_error(seed: int, num_bins: int) -> None:
+    generator = np.random.default_rng(seed)
+    # Few images and high confidence leave bins empty; the ends and the borders of bins are among them.
+    confidences = np.concatenate([generator.random(20) ** 0.2, [0.0, 1.0, 0.25, 0.5]])
+    correct = generator.random(24) < confidences
+    edges = [(number / num_bins, (number + 1) / num_bins) for number in range(num_bins)]
+    expected = []
+    for low, high in edges:
+        held = [i for i, value in enumerate(confidences) if low < value <= high or low == value == 0]
+        if held:
+            means = np.mean(confidences[held]), np.mean(correct[held])
+            expected.append({"confidence": means[0], "accuracy": means[1], "count": len(held)})
+    bins = reliability_bins(confidences, correct, num_bins)
+    assert [dict(found) for found in bins] == [pytest.approx(wanted) for wanted in expected]
+
+    gaps = [found["count"] / 24 * abs(found["accuracy"] - found["confidence"]) for found in bins]
+    assert sum(gaps) == pytest.approx(expected_calibration_error(confidences, correct, num_bins), abs=1e-9)
 
 
 def test_calibration_error_of_each_step_against_torchmetrics(scored: tuple[np.ndarray, np.ndarray]) -> None:
