@@ -93,8 +93,8 @@ def agreement(numbers: Sequence[Number]) -> bool | None:
 
 def _numbers(values: Any) -> Iterator[tuple[int, float]]:
     """Numbers with their positions from 1; a number alone is at 1, None is left out."""
-    if values is not None:
-        yield from enumerate(values if isinstance(values, list) else [values], start=1)
+    listed = values if isinstance(values, list) else [values]
+    yield from ((position, value) for position, value in enumerate(listed, start=1) if value is not None)
 
 
 def _number_at(values: Any, position: int) -> float | None:

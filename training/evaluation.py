@@ -29,17 +29,18 @@ class Evaluation:
     """
     Accuracies of one model, as in [`StepResults`]; fractions in 0..1.
 
-    `old_new_bias` is None after step 1, when there are no old classes. The task-aware accuracies are None where they
-    were not asked for. `calibration` are the bins that give the expected calibration error.
+    A step without test images has None in the lists. `old_new_bias` is None after step 1, when there are no old
+    classes. The task-aware accuracies are None where they were not asked for. `calibration` are the bins that give the
+    expected calibration error.
     """
 
     accuracy: float
     top5_accuracy: float
-    accuracy_per_step: list[float]
+    accuracy_per_step: list[float | None]
     expected_calibration_error: float
     old_new_bias: float | None
     task_aware_accuracy: float | None = None
-    task_aware_accuracy_per_step: list[float] | None = None
+    task_aware_accuracy_per_step: list[float | None] | None = None
     calibration: list[ReliabilityBin] | None = None
 
 
@@ -130,7 +131,7 @@ def summarize(
 
     Args:
         logits (`np.ndarray` of shape `(n, C)`): of all classes seen.
-        labels (`np.ndarray` of shape `(n,)`): label ids, some of every step.
+        labels (`np.ndarray` of shape `(n,)`): label ids.
         class_ranges: for each step its half-open range `[start, stop)` of label ids.
         task_aware (`bool`): whether to measure the task-aware accuracies.
 
@@ -160,8 +161,11 @@ def summarize(
     )
 
 
-def _mean_per_step(correct: np.ndarray, labels: np.ndarray, class_ranges: Sequence[Sequence[int]]) -> list[float]:
-    return [float(correct[(labels >= start) & (labels < stop)].mean()) for start, stop in class_ranges]
+def _mean_per_step(
+    correct: np.ndarray, labels: np.ndarray, class_ranges: Sequence[Sequence[int]]
+) -> list[float | None]:
+    of_steps = [correct[(labels >= start) & (labels < stop)] for start, stop in class_ranges]
+    return [float(of_step.mean()) if len(of_step) else None for of_step in of_steps]
 
 
 def _check_finite(logits: np.ndarray) -> None:
