@@ -152,9 +152,10 @@ def _config(own: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_run(output_dir: Path, results: dict[str, Any] | None = None, *, hub_model_id: str | None = None) -> Path:
-    """`OUTPUT_DIR` of a finished run: `results.json` and all its complete step folders."""
+    """`OUTPUT_DIR` of a finished run: `results.json` and the complete folders of the steps that it learned itself."""
     results = results or fake_results()
-    for row in results["steps"]:
+    learned_before = max((each["num_steps"] for each in results.get("ancestors", [])), default=0)
+    for row in results["steps"][learned_before:]:
         folder = write_trained_files(output_dir / f"step{row['step']}", results, row["step"])
         complete_step_folder(folder, hub_model_id)
     write_json(output_dir / "results.json", results)
