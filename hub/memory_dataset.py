@@ -43,7 +43,7 @@ def memory_content(folder: StepFolder, hub_model_id: str) -> StepContent:
         folder.step,
         {MEMORY_FILE: LocalFile(file), CARD: card},
         title=f"Step {folder.step}: exemplars of {folder.results.last.num_seen_classes} classes",
-        first_step=folder.first_step,
+        first_own_step=folder.results.first_own_step,
     )
 
 

@@ -22,15 +22,15 @@ class StepContent:
         step: The number of the step, from 1.
         files: Path in the repository -> file; nothing else stays on `main`.
         title: The title of the commit.
-        first_step: The first step of the run, greater than 1 if it continues a published model.
-        earlier_steps: What `results.json` tells of the steps before `first_step`, as parsed JSON; they are checked
+        first_own_step: The first step of the run, greater than 1 if it continues a published model.
+        earlier_steps: What `results.json` tells of the steps before `first_own_step`, as parsed JSON; they are checked
             against the revision before, if the run goes on in the repository of the model it continues.
     """
 
     step: int
     files: dict[str, LocalFile]
     title: str
-    first_step: int = 1
+    first_own_step: int = 1
     earlier_steps: list[Any] | None = None
 
     @property
@@ -58,16 +58,16 @@ def make_plan(content: StepContent, remote: RemoteRun, overwrite_revisions: bool
             f"{content.tag} of {remote.name} has other content than the folder ({difference}); "
             "choose another --hub_model_id, or replace it with --overwrite_revisions"
         )
-    _check_order(content.step, content.first_step, remote, overwrite_revisions)
+    _check_order(content.step, content.first_own_step, remote, overwrite_revisions)
     if remote.holds(remote.head, content.files):
         return Plan("tag", remote.head)
     if not overwrite_revisions:
-        _check_head(content.step, content.first_step, remote)
+        _check_head(content.step, content.first_own_step, remote)
     _check_ancestor(content, remote)
     return Plan("commit")
 
 
-def check_room(step: int, first_step: int, remote: RemoteRun, overwrite_revisions: bool) -> None:
+def check_room(step: int, first_own_step: int, remote: RemoteRun, overwrite_revisions: bool) -> None:
     """
     Makes sure that a step that is still to be learned will find its place on the Hub.
 
@@ -79,12 +79,12 @@ def check_room(step: int, first_step: int, remote: RemoteRun, overwrite_revision
             f"{remote.name} has step{later[0]} already, which this run has yet to learn; "
             "choose another --hub_model_id, or replace it with --overwrite_revisions"
         )
-    _check_order(step, first_step, remote, overwrite_revisions)
+    _check_order(step, first_own_step, remote, overwrite_revisions)
     if not overwrite_revisions:
-        _check_head(step, first_step, remote)
+        _check_head(step, first_own_step, remote)
 
 
-def _check_order(step: int, first_step: int, remote: RemoteRun, overwrite_revisions: bool) -> None:
+def _check_order(step: int, first_own_step: int, remote: RemoteRun, overwrite_revisions: bool) -> None:
     known = sorted(remote.tags)
     later = [tag for tag in known if tag > step]
     if later and not overwrite_revisions:
@@ -93,12 +93,12 @@ def _check_order(step: int, first_step: int, remote: RemoteRun, overwrite_revisi
             "choose another --hub_model_id, or start again from here with --overwrite_revisions"
         )
     # A run that continues a model published elsewhere begins with a later step, in a repository of its own.
-    begins = step == first_step and not any(tag < step for tag in known)
+    begins = step == first_own_step and not any(tag < step for tag in known)
     if step - 1 not in known and not begins:
         raise PublishError(f"{remote.name} has no step{step - 1} yet, publish it before step{step}")
 
 
-def _check_head(step: int, first_step: int, remote: RemoteRun) -> None:
+def _check_head(step: int, first_own_step: int, remote: RemoteRun) -> None:
     before = remote.tags.get(step - 1)
     if before is not None and remote.head != before:
         raise PublishError(
@@ -115,7 +115,7 @@ def _check_head(step: int, first_step: int, remote: RemoteRun) -> None:
 def _check_ancestor(content: StepContent, remote: RemoteRun) -> None:
     """A continued model goes on in the repository of its ancestor, or begins one of its own."""
     before = remote.tags.get(content.step - 1)
-    if content.step != content.first_step or content.earlier_steps is None or before is None:
+    if content.step != content.first_own_step or content.earlier_steps is None or before is None:
         return
     if remote.steps_of(before) != content.earlier_steps:
         raise PublishError(

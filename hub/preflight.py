@@ -18,7 +18,7 @@ def preflight(
     hub_model_id: str,
     output_dir: str | Path | None = None,
     *,
-    first_step: int = 1,
+    first_own_step: int = 1,
     private: bool = False,
     push_memory: bool = False,
     overwrite_revisions: bool = False,
@@ -30,7 +30,7 @@ def preflight(
     Args:
         hub_model_id: `namespace/name`.
         output_dir: The folder of the run, whose complete steps may be on the Hub already; None for a new run.
-        first_step: The first step of the run, greater than 1 if it continues a published model.
+        first_own_step: The first step of the run, greater than 1 if it continues a published model.
         private: Visibility of repositories that are made now; one that exists keeps its own.
         push_memory: Whether the rehearsal memory is going to be published as well.
         overwrite_revisions: Whether revisions with other content may be replaced.
@@ -54,8 +54,8 @@ def preflight(
             contents = [_content(folder, hub_model_id, repo_type, secret) for folder in done]
             plan_contents(contents, remote, overwrite_revisions)
             if not done or done[-1].step < done[-1].results.num_steps:
-                next_step = done[-1].step + 1 if done else first_step
-                check_room(next_step, first_step, remote, overwrite_revisions)
+                next_step = done[-1].step + 1 if done else first_own_step
+                check_room(next_step, first_own_step, remote, overwrite_revisions)
 
 
 def _content(folder: StepFolder, hub_model_id: str, repo_type: str, token: str | None) -> StepContent:

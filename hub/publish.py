@@ -216,8 +216,9 @@ def model_content(folder: StepFolder, hub_model_id: str, token: str | None) -> S
             raise PublishError(f"{folder.path.name}/{path} holds a Hub token, remove it before publishing")
     last = folder.results.last
     title = f"Step {last.step}: {last.num_seen_classes} classes, accuracy {last.accuracy:.2%}"
-    earlier = folder.steps_as_json()[: folder.first_step - 1] if folder.first_step > 1 else None
-    return StepContent(folder.step, files, title, folder.first_step, earlier)
+    first = folder.results.first_own_step
+    earlier = folder.steps_as_json()[: first - 1] if first > 1 else None
+    return StepContent(folder.step, files, title, first, earlier)
 
 
 def _has_secret(content: bytes, token: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,33 +19,57 @@ _PLURALS = {str: "strings", dict: "objects", object: "numbers"}
 
 
 @dataclass(frozen=True)
+class ReliabilityBin:
+    """The predictions whose confidence lies in one bin: mean confidence and accuracy in 0..1, and their number."""
+
+    confidence: float
+    accuracy: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """
+    A model that the run continues: steps up to `num_steps` were learned there, on `dataset`.
+
+    `model` is an id on the Hub or the name of a folder. `commit` has 40 hexadecimal digits.
+    """
+
+    model: str
+    num_steps: int
+    dataset: str
+    revision: str | None = None
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
 class StepResults:
-    """Measurements after one step. Accuracies are fractions in 0..1, on test images, among all classes seen."""
+    """
+    Measurements after one step. Accuracies are fractions in 0..1, on test images, among all classes seen.
+
+    `accuracy_per_step` has None for steps learned on another data set, where the one at hand has no images of theirs.
+    `calibration` goes from low confidence to high, without empty bins; it is empty where it was not recorded.
+    """
 
     step: int
     classes: tuple[str, ...]
     num_seen_classes: int
     accuracy: float
-    accuracy_per_step: tuple[float, ...]
+    accuracy_per_step: tuple[float | None, ...]
     num_parameters: int
     top5_accuracy: float | None = None
     expected_calibration_error: float | None = None
     memory_size: int | None = None
     train_seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class Ancestor:
-    model: str
-    revision: str | None
-    commit: str | None
-    num_steps: int
-    dataset: str
+    calibration: tuple[ReliabilityBin, ...] = ()
 
 
 @dataclass(frozen=True)
 class RunResults:
-    """A run up to its last step in `steps`; `num_steps` is the number of steps the scenario has in all."""
+    """
+    A run up to its last step in `steps`; `num_steps` is the number of steps the scenario has in all. A run that
+    continues other models has these as `ancestors`, oldest first, and their steps first in `steps`.
+    """
 
     dataset: str
     method: str
@@ -67,13 +92,28 @@ class RunResults:
         """Names of all classes seen, in the order of learning (index = label id)."""
         return [name for step in self.steps for name in step.classes]
 
+    @property
+    def first_own_step(self) -> int:
+        """The first step that the run learned itself."""
+        return self.ancestors[-1].num_steps + 1 if self.ancestors else 1
+
+    @property
+    def datasets(self) -> list[str]:
+        """The data sets that were learned, in order, each once."""
+        return list(dict.fromkeys([*(ancestor.dataset for ancestor in self.ancestors), self.dataset]))
+
     def forgetting_after(self, step: int) -> float | None:
-        """Mean over the earlier steps j of `max_{l<step} a[l, j] - a[step, j]`; None after the first step."""
-        rows = [result.accuracy_per_step for result in self.steps[:step]]
-        if len(rows) < 2:
-            return None
-        drops = [max(row[j] for row in rows[j:-1]) - rows[-1][j] for j in range(len(rows) - 1)]
-        return sum(drops) / len(drops)
+        """
+        Mean of `max_{l<step} a[l, j] - a[step, j]` over the earlier steps j that were measured; None where none was,
+        as after the first step.
+        """
+        *earlier, last = (result.accuracy_per_step for result in self.steps[:step])
+        drops = [
+            max(value for row in earlier[j:] if (value := row[j]) is not None) - now
+            for j, now in enumerate(last[:-1])
+            if now is not None
+        ]
+        return sum(drops) / len(drops) if drops else None
 
     @classmethod
     def from_file(cls, path: Path) -> "RunResults":
@@ -83,7 +123,7 @@ class RunResults:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], source: str = "results.json") -> "RunResults":
         """Checks and types a parsed `results.json`; `source` names it in errors ([`StepFolderError`])."""
-        fields = _Fields(raw, source)
+        fields = Fields(raw, source)
         raw_steps = fields.list_of("steps", dict)
         if not raw_steps:
             raise StepFolderError(f"{source}: 'steps' is empty, expected at least one step")
@@ -92,12 +132,12 @@ class RunResults:
             method=fields.text("method"),
             num_steps=fields.count("num_steps"),
             seed=fields.count("seed"),
-            steps=tuple(_read_step(_Fields(step, f"{source}, step {i}")) for i, step in enumerate(raw_steps, 1)),
+            steps=tuple(_read_step(Fields(step, f"{source}, step {i}")) for i, step in enumerate(raw_steps, 1)),
             average_incremental_accuracy=fields.fraction("average_incremental_accuracy"),
             last_accuracy=fields.fraction("last_accuracy"),
             forgetting=fields.optional_number("forgetting", -1, 1),
             backward_transfer=fields.optional_number("backward_transfer", -1, 1),
-            ancestors=tuple(Ancestor(**a) for a in raw.get("ancestors", [])),
+            ancestors=tuple(_read_ancestor(each) for each in fields.objects("ancestors", "ancestor")),
         )
         _check_run(results, source)
         return results
@@ -117,14 +157,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_step(fields: "_Fields") -> StepResults:
+def _read_step(fields: "Fields") -> StepResults:
     return StepResults(
         step=fields.count("step"),
         classes=tuple(fields.list_of("classes", str)),
         num_seen_classes=fields.count("num_seen_classes"),
         accuracy=fields.fraction("accuracy"),
         accuracy_per_step=tuple(
-            fields.number_in(value, f"accuracy_per_step[{j}]", 0, 1)
+            None if value is None else fields.number_in(value, f"accuracy_per_step[{j}]", 0, 1)
             for j, value in enumerate(fields.list_of("accuracy_per_step", object))
         ),
         num_parameters=fields.count("num_parameters"),
@@ -132,6 +172,23 @@ def _read_step(fields: "_Fields") -> StepResults:
         expected_calibration_error=fields.optional_number("expected_calibration_error", 0, 1),
         memory_size=None if fields.raw.get("memory_size") is None else fields.count("memory_size"),
         train_seconds=fields.optional_number("train_seconds", 0, math.inf),
+        calibration=tuple(_read_bin(each) for each in fields.objects("calibration", "bin")),
+    )
+
+
+def _read_bin(fields: "Fields") -> ReliabilityBin:
+    return ReliabilityBin(
+        confidence=fields.fraction("confidence"), accuracy=fields.fraction("accuracy"), count=fields.count("count")
+    )
+
+
+def _read_ancestor(fields: "Fields") -> Ancestor:
+    return Ancestor(
+        model=fields.text("model"),
+        num_steps=fields.count("num_steps"),
+        dataset=fields.text("dataset"),
+        revision=fields.optional_text("revision"),
+        commit=fields.optional_text("commit"),
     )
 
 
@@ -139,6 +196,7 @@ def _check_run(results: RunResults, source: str) -> None:
     if len(results.steps) > results.num_steps:
         count = len(results.steps)
         raise StepFolderError(f"{source}: has {count} steps, expected at most num_steps = {results.num_steps}")
+    _check_ancestors(results, source)
     seen = 0
     for position, step in enumerate(results.steps, 1):
         where = f"{source}, step {position}"
@@ -148,10 +206,49 @@ def _check_run(results: RunResults, source: str) -> None:
         _expect(where, "the length of accuracy_per_step", len(step.accuracy_per_step), position)
         if not step.classes:
             raise StepFolderError(f"{where}: 'classes' is empty, expected the names of the step's new classes")
+        _check_measured(results, step, where)
+        _check_calibration(step, where)
     accuracies = [step.accuracy for step in results.steps]
     _expect_close(source, "last_accuracy", results.last_accuracy, accuracies[-1])
     average = sum(accuracies) / len(accuracies)
     _expect_close(source, "average_incremental_accuracy", results.average_incremental_accuracy, average)
+
+
+def _check_ancestors(results: RunResults, source: str) -> None:
+    before = 0
+    for position, ancestor in enumerate(results.ancestors, 1):
+        where = f"{source}, ancestor {position}"
+        if not before < ancestor.num_steps < len(results.steps):
+            raise StepFolderError(
+                f"{where}: num_steps is {ancestor.num_steps}, expected more than {before}, those before it, and less "
+                f"than {len(results.steps)}, all steps"
+            )
+        if ancestor.commit is not None and not re.fullmatch("[0-9a-f]{40}", ancestor.commit):
+            raise StepFolderError(f"{where}: commit is {ancestor.commit[:60]!r}, expected 40 hexadecimal digits")
+        before = ancestor.num_steps
+
+
+def _check_measured(results: RunResults, step: StepResults, where: str) -> None:
+    """Images of a step's classes can only be missing after a change of the data set."""
+    for of, accuracy in enumerate(step.accuracy_per_step, 1):
+        if accuracy is None and not any(of <= each.num_steps < step.step for each in results.ancestors):
+            raise StepFolderError(
+                f"{where}: accuracy_per_step[{of - 1}] is None, expected a number in 0..1, as no ancestor lies between"
+            )
+
+
+def _check_calibration(step: StepResults, where: str) -> None:
+    confidences = [each.confidence for each in step.calibration]
+    if confidences != sorted(confidences) or not all(each.count for each in step.calibration):
+        raise StepFolderError(f"{where}: calibration has an empty bin or one out of order, expected rising confidence")
+    if step.calibration and step.expected_calibration_error is not None:
+        gaps = sum(each.count * abs(each.accuracy - each.confidence) for each in step.calibration)
+        error = gaps / sum(each.count for each in step.calibration)
+        if abs(error - step.expected_calibration_error) > _TOLERANCE:
+            raise StepFolderError(
+                f"{where}: expected_calibration_error is {step.expected_calibration_error:.6g}, but the bins of "
+                f"calibration give {error:.6g}"
+            )
 
 
 def _expect(where: str, name: str, value: int, expected: int) -> None:
@@ -165,7 +262,7 @@ def _expect_close(where: str, name: str, value: float, expected: float) -> None:
 
 
 @dataclass(frozen=True)
-class _Fields:
+class Fields:
     """Typed access to a JSON object; every error names the object, the key and what was expected."""
 
     raw: Mapping[str, Any]
@@ -176,6 +273,20 @@ class _Fields:
         if not isinstance(value, str):
             raise self._error(key, value, "a string")
         return value
+
+    def truth(self, key: str) -> bool:
+        value = self._get(key)
+        if not isinstance(value, bool):
+            raise self._error(key, value, "true or false")
+        return value
+
+    def optional_text(self, key: str) -> str | None:
+        return None if self.raw.get(key) is None else self.text(key)
+
+    def objects(self, key: str, name: str) -> list["Fields"]:
+        """The objects of an optional list; each is called `name` and its number in errors."""
+        listed = [] if self.raw.get(key) is None else self.list_of(key, dict)
+        return [Fields(each, f"{self.source}, {name} {i}") for i, each in enumerate(listed, 1)]
 
     def count(self, key: str) -> int:
         value = self._get(key)

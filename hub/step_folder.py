@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from hub.errors import StepFolderError
+from hub.other_runs import OTHER_RUNS_FILE, OtherRun, read_other_runs
 from hub.results import RunResults, read_json
 
 
 CARD = "README.md"
 FIGURES = ("figures/accuracy_per_step.png", "figures/accuracy_matrix.png")
+#: Drawn where the run recorded the bins of its calibration error: a folder is complete without it.
+CALIBRATION_FIGURE = "figures/calibration.png"
 
 #: Written by training before the card is made. The weights may also be sharded, see `PUBLISHED_FILES`.
 TRAINED_FILES = (
@@ -28,6 +31,7 @@ PUBLISHED_FILES = (
     "model.safetensors",
     "model-*-of-*.safetensors",
     "model.safetensors.index.json",
+    OTHER_RUNS_FILE,
     CARD,
     "figures/*.png",
 )
@@ -35,10 +39,15 @@ PUBLISHED_FILES = (
 
 @dataclass(frozen=True)
 class StepFolder:
-    """A step folder whose files have been read and found consistent. `step` is numbered from 1."""
+    """
+    A step folder whose files have been read and found consistent. `step` is numbered from 1.
+
+    `other_runs` are those of the same recipe with other seeds, if some were added.
+    """
 
     path: Path
     results: RunResults
+    other_runs: tuple[OtherRun, ...] = ()
 
     @property
     def step(self) -> int:
@@ -49,12 +58,6 @@ class StepFolder:
     def tag(self) -> str:
         """The name of the revision on the Hub: `step{t}`."""
         return f"step{self.step}"
-
-    @property
-    def first_step(self) -> int:
-        """The first step of the run, greater than 1 if it continues a published model."""
-        ancestors = self.results.ancestors
-        return ancestors[-1].num_steps + 1 if ancestors else 1
 
     def steps_as_json(self) -> list[Any]:
         """What `results.json` tells of each step, as parsed JSON."""
@@ -75,7 +78,7 @@ class StepFolder:
         _listed_files(path)
         results = RunResults.from_file(path / "results.json")
         _check_config(read_json(path / "config.json"), results, f"{path.name}/config.json")
-        return cls(path, results)
+        return cls(path, results, read_other_runs(path, results.last.step))
 
     def published_files(self) -> dict[str, Path]:
         """

@@ -1,7 +1,7 @@
 """Numbers measured again beside those that a run recorded."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from training.evaluation import Evaluation
@@ -52,16 +52,17 @@ class Number:
 
 def compare(measured: Evaluation, recorded: Mapping[str, Any]) -> list[Number]:
     """
-    The numbers of an evaluation, those that are lists one by one.
+    The numbers of an evaluation that have a label, those that are lists one by one. The bins of the calibration
+    error are told by the error itself.
 
     Args:
         measured (`Evaluation`): what was measured now; what was not is left out.
         recorded (`Mapping[str, Any]`): an entry of `steps` in `results.json`; empty where there is none.
     """
     return [
-        Number(LABELS[name].format(position), value, _number_at(recorded.get(name), position))
-        for name, values in asdict(measured).items()
-        for position, value in _numbers(values)
+        Number(label.format(position), value, _number_at(recorded.get(name), position))
+        for name, label in LABELS.items()
+        for position, value in _numbers(getattr(measured, name))
     ]
 
 
@@ -92,8 +93,8 @@ def agreement(numbers: Sequence[Number]) -> bool | None:
 
 def _numbers(values: Any) -> Iterator[tuple[int, float]]:
     """Numbers with their positions from 1; a number alone is at 1, None is left out."""
-    if values is not None:
-        yield from enumerate(values if isinstance(values, list) else [values], start=1)
+    listed = values if isinstance(values, list) else [values]
+    yield from ((position, value) for position, value in enumerate(listed, start=1) if value is not None)
 
 
 def _number_at(values: Any, position: int) -> float | None:

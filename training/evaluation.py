@@ -16,10 +16,12 @@ from training.loading import Prepare, Processed, evaluation_batches
 from training.metrics import (
     expected_calibration_error,
     old_new_bias,
+    reliability_bins,
     sigmoid_confidences,
     task_aware_predictions,
     top_k_accuracy,
 )
+from training.metrics.calibration import ReliabilityBin
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,9 @@ class Evaluation:
     """
     Accuracies of one model, as in [`StepResults`]; fractions in 0..1.
 
-    `accuracy_per_step` has None for steps without test images, as a continued model may have. `old_new_bias` is None
-    after step 1, when there are no old classes. The task-aware accuracies are None where they were not asked for.
+    A step without test images has None in the lists. `old_new_bias` is None after step 1, when there are no old
+    classes. The task-aware accuracies are None where they were not asked for. `calibration` are the bins that give the
+    expected calibration error.
     """
 
     accuracy: float
@@ -38,6 +41,7 @@ class Evaluation:
     old_new_bias: float | None
     task_aware_accuracy: float | None = None
     task_aware_accuracy_per_step: list[float | None] | None = None
+    calibration: list[ReliabilityBin] | None = None
 
 
 class Evaluator:
@@ -137,13 +141,15 @@ def summarize(
     _check_finite(logits)
     predictions = logits.argmax(axis=1)
     correct = predictions == labels
+    confidences = sigmoid_confidences(logits)
     num_old_classes = class_ranges[-1][0]
     measured = Evaluation(
         accuracy=float(correct.mean()),
         top5_accuracy=top_k_accuracy(logits, labels, k=5),
         accuracy_per_step=_mean_per_step(correct, labels, class_ranges),
-        expected_calibration_error=expected_calibration_error(sigmoid_confidences(logits), correct),
+        expected_calibration_error=expected_calibration_error(confidences, correct),
         old_new_bias=old_new_bias(predictions, labels, num_old_classes).old_new_bias if num_old_classes else None,
+        calibration=reliability_bins(confidences, correct),
     )
     if not task_aware:
         return measured

@@ -167,7 +167,7 @@ class IncrementalRun:
             preflight(
                 output.hub_model_id,
                 None if output.overwrite_output_dir else self.folder.path,
-                first_step=self.scenario.known.num_steps + 1,
+                first_own_step=self.scenario.known.num_steps + 1,
                 private=output.hub_private_repo,
                 push_memory=output.push_memory,
                 overwrite_revisions=output.overwrite_revisions,

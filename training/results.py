@@ -8,6 +8,7 @@ from typing import Any
 from training.errors import InputError, one_line
 from training.files import write_aside
 from training.metrics import average_incremental_accuracy, backward_transfer, forgetting, last_accuracy
+from training.metrics.calibration import ReliabilityBin
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class StepResults:
         classes (`list[str]`): the classes this step added.
         num_seen_classes (`int`): classes known by now.
         accuracy, top5_accuracy (`float`): on all classes seen.
-        accuracy_per_step (`list[float]`): accuracy on the classes of each step so far, among all classes seen.
+        accuracy_per_step (`list[float | None]`): accuracy on the classes of each step so far, among all classes seen;
+            None where a continued model was measured on a data set without images of them.
         expected_calibration_error (`float`): of the sigmoid score of the predicted class.
         num_parameters (`int`): of the model.
         memory_size (`int`): exemplars in the rehearsal memory.
@@ -29,7 +31,9 @@ class StepResults:
             are; None after step 1, when there are no old classes.
         task_aware_accuracy (`float`, *optional*): accuracy with the step of each image given: only the classes of
             that step compete (task-incremental learning). None where it was not measured.
-        task_aware_accuracy_per_step (`list[float]`, *optional*): the same on the classes of each step so far.
+        task_aware_accuracy_per_step (`list[float | None]`, *optional*): the same on the classes of each step so far.
+        calibration (`list[ReliabilityBin]`, *optional*): the bins that give the expected calibration error; None in
+            results written before they were recorded.
     """
 
     step: int
@@ -37,19 +41,27 @@ class StepResults:
     num_seen_classes: int
     accuracy: float
     top5_accuracy: float
-    accuracy_per_step: list[float]
+    accuracy_per_step: list[float | None]
     expected_calibration_error: float
     num_parameters: int
     memory_size: int
     train_seconds: float
     old_new_bias: float | None = None
     task_aware_accuracy: float | None = None
-    task_aware_accuracy_per_step: list[float] | None = None
+    task_aware_accuracy_per_step: list[float | None] | None = None
+    calibration: list[ReliabilityBin] | None = None
 
 
 @dataclass
 class Results:
-    """The results of a run so far; `write` and `read` keep them as `results.json`."""
+    """
+    The results of a run so far; `write` and `read` keep them as `results.json`.
+
+    Args:
+        ancestors (`list[dict]`): the models that the run continues, oldest first: `model`, `revision`, `commit`,
+            `num_steps` and `dataset` of each. Steps up to `num_steps` were learned there, on that data set; they come
+            first in `steps`. Empty, and not written, for a run from step 1.
+    """
 
     dataset: str
     num_steps: int
@@ -60,10 +72,17 @@ class Results:
     ancestors: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `results.json`, with the metrics over all steps so far."""
+        """
+        The content of `results.json`, with the metrics over all steps so far; forgetting and backward transfer are
+        None where no earlier step was measured again.
+
+        Raises:
+            ValueError: a number is one that no run can have measured.
+        """
+        self._check_measured()
         accuracies = [step.accuracy for step in self.steps]
         matrix = [step.accuracy_per_step for step in self.steps]
-        overall = {
+        overall: dict[str, float | None] = {
             "average_incremental_accuracy": average_incremental_accuracy(accuracies),
             "last_accuracy": last_accuracy(accuracies),
             "forgetting": forgetting(matrix),
@@ -72,7 +91,8 @@ class Results:
         task_aware = [step.task_aware_accuracy for step in self.steps if step.task_aware_accuracy is not None]
         if len(task_aware) == len(self.steps):
             overall["average_task_aware_accuracy"] = average_incremental_accuracy(task_aware)
-        return asdict(self) | overall
+        content = asdict(self) | overall
+        return content if self.ancestors else {name: content[name] for name in content if name != "ancestors"}
 
     def write(self, path: Path) -> None:
         """Replaces the file as a whole."""
@@ -90,7 +110,8 @@ class Results:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             steps = [StepResults(**step) for step in content["steps"]]
-            results = cls(**{name: content[name] for name in own}, steps=steps, ancestors=content.get("ancestors", []))
+            ancestors = content.get("ancestors", [])
+            results = cls(**{name: content[name] for name in own}, steps=steps, ancestors=ancestors)
             # Numbers that no run can have measured show here rather than when the next step is written.
             results.to_dict()
             return results
@@ -100,6 +121,17 @@ class Results:
                 "anew with --overwrite_output_dir."
             ) from error
 
+    def _check_measured(self) -> None:
+        """Images of earlier classes can only be missing where those were learned on another data set."""
+        for step in self.steps:
+            for of, accuracy in enumerate(step.accuracy_per_step, start=1):
+                continued = any(of <= ancestor["num_steps"] < step.step for ancestor in self.ancestors)
+                if accuracy is None and not continued:
+                    raise ValueError(
+                        f"accuracy_matrix[{step.step - 1}][{of - 1}] is None, but step {of} was learned on the same "
+                        f"data set as step {step.step}"
+                    )
+
     def table(self) -> str:
         """The steps as a table for the terminal; task-aware accuracy has a column only where it was measured."""
         overall = self.to_dict()
@@ -107,8 +139,8 @@ class Results:
         header = "step  classes  accuracy    top-5  calibration error  memory  parameters  seconds"
         summary = (
             f"average incremental accuracy {overall['average_incremental_accuracy']:.2%}, last accuracy "
-            f"{overall['last_accuracy']:.2%}, forgetting {overall['forgetting']:.2%}, backward transfer "
-            f"{overall['backward_transfer']:+.2%}"
+            f"{overall['last_accuracy']:.2%}, forgetting {_percent(overall['forgetting'])}, backward transfer "
+            f"{_percent(overall['backward_transfer'], '+.2%')}"
         )
         if "average_task_aware_accuracy" in overall:
             summary += f", average task-aware accuracy {overall['average_task_aware_accuracy']:.2%}"
@@ -122,5 +154,8 @@ def _row(step: StepResults, has_task_aware: bool) -> str:
         f"{step.expected_calibration_error:>17.2%}  {step.memory_size:>6}  {step.num_parameters:>10,}  "
         f"{step.train_seconds:>7.1f}"
     )
-    task_aware = "-" if step.task_aware_accuracy is None else f"{step.task_aware_accuracy:.2%}"
-    return f"{row}  {task_aware:>10}" if has_task_aware else row
+    return f"{row}  {_percent(step.task_aware_accuracy):>10}" if has_task_aware else row
+
+
+def _percent(fraction: float | None, form: str = ".2%") -> str:
+    return "-" if fraction is None else format(fraction, form)

@@ -49,17 +49,71 @@ def fake_results(
     return up_to_step({**head, "steps": steps}, num_steps)
 
 
+def with_calibration(results: dict[str, Any], num_images: int = 400) -> dict[str, Any]:
+    """The same run with the bins of an overconfident model after each step, and the error that they give."""
+    steps = []
+    for row in results["steps"]:
+        generator = np.random.default_rng([row["step"], results["seed"]])
+        confidences = generator.beta(4, 1.2, num_images)
+        correct = generator.random(num_images) < confidences**1.6
+        held = np.minimum((confidences * 15).astype(int), 14)
+        bins = [
+            {
+                "confidence": float(confidences[held == number].mean()),
+                "accuracy": float(correct[held == number].mean()),
+                "count": int((held == number).sum()),
+            }
+            for number in np.unique(held)
+        ]
+        gaps = [each["count"] / num_images * abs(each["confidence"] - each["accuracy"]) for each in bins]
+        steps.append({**row, "calibration": bins, "expected_calibration_error": float(sum(gaps))})
+    return {**results, "steps": steps}
+
+
+def continued(
+    results: dict[str, Any],
+    *num_steps: int,
+    model: str = "org/dytox-cifar100",
+    dataset: str = "uoft-cs/cifar100",
+    revision: str | None = None,
+) -> dict[str, Any]:
+    """
+    The same run as one that continues models of so many steps, learned on other data sets: the first of these has no
+    images in common with later ones, the others are told apart by their names alone.
+    """
+    names = [f"{text}-{i}" if i > 1 else text for i in range(1, len(num_steps) + 1) for text in (model, dataset)]
+    ancestors = [
+        {
+            "model": name,
+            "revision": revision or f"step{count}",
+            "commit": "0a" * 20,
+            "num_steps": count,
+            "dataset": data,
+        }
+        for name, data, count in zip(names[::2], names[1::2], num_steps, strict=True)
+    ]
+    steps = []
+    for row in results["steps"]:
+        per_step = list(row["accuracy_per_step"])
+        if row["step"] > num_steps[0]:
+            per_step[: num_steps[0]] = [None] * num_steps[0]
+        measured = [value for value in per_step if value is not None]
+        mean = sum(measured) / len(measured)
+        steps.append({**row, "accuracy_per_step": per_step, "accuracy": mean, "top5_accuracy": min(1.0, mean + 0.02)})
+    return up_to_step({**results, "steps": steps, "ancestors": ancestors}, len(steps))
+
+
 def up_to_step(results: dict[str, Any], step: int) -> dict[str, Any]:
     """The copy of `results` that belongs into the folder of `step`, its summary computed by numpy's own means."""
     steps = results["steps"][:step]
     matrix = np.full((step, step), np.nan)
     for i, row in enumerate(steps):
-        matrix[i, : i + 1] = row["accuracy_per_step"]
+        matrix[i, : i + 1] = np.array(row["accuracy_per_step"], dtype=float)
     summary: dict[str, float | None] = {"forgetting": None, "backward_transfer": None}
-    if step > 1:
+    if np.isfinite(matrix[-1, :-1]).any():
         best_before = np.nanmax(matrix[:-1, :-1], axis=0)
-        summary["forgetting"] = float(np.mean(best_before - matrix[-1, :-1]))
-        summary["backward_transfer"] = float(np.mean(matrix[-1, :-1] - np.diag(matrix)[:-1]))
+        summary["forgetting"] = float(np.nanmean(best_before - matrix[-1, :-1]))
+        summary["backward_transfer"] = float(np.nanmean(matrix[-1, :-1] - np.diag(matrix)[:-1]))
     summary["average_incremental_accuracy"] = float(np.mean([row["accuracy"] for row in steps]))
     summary["last_accuracy"] = steps[-1]["accuracy"]
     return {**results, "steps": steps, **summary}
@@ -98,9 +152,10 @@ def _config(own: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_run(output_dir: Path, results: dict[str, Any] | None = None, *, hub_model_id: str | None = None) -> Path:
-    """`OUTPUT_DIR` of a finished run: `results.json` and all its complete step folders."""
+    """`OUTPUT_DIR` of a finished run: `results.json` and the complete folders of the steps that it learned itself."""
     results = results or fake_results()
-    for row in results["steps"]:
+    learned_before = max((each["num_steps"] for each in results.get("ancestors", [])), default=0)
+    for row in results["steps"][learned_before:]:
         folder = write_trained_files(output_dir / f"step{row['step']}", results, row["step"])
         complete_step_folder(folder, hub_model_id)
     write_json(output_dir / "results.json", results)

@@ -2,9 +2,11 @@
 
 import ast
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
@@ -13,8 +15,10 @@ from markdown_it.token import Token
 
 from hub.errors import StepFolderError
 from hub.model_card import PLACEHOLDER_ID, card_for, complete_step_folder, render_card
+from hub.other_runs import OTHER_RUNS_FILE, OtherRun, to_json_object
+from hub.results import RunResults
 from hub.step_folder import StepFolder
-from tests.hub.fake_run import fake_results, write_trained_files
+from tests.hub.fake_run import continued, fake_results, up_to_step, with_calibration, write_json, write_trained_files
 
 
 HOSTILE = [
@@ -109,6 +113,112 @@ def test_hostile_class_names_survive_and_inject_nothing(tmp_path: Path) -> None:
     assert card.data.to_dict() == harmless.data.to_dict()
     kinds = [(token.type, token.tag) for token in tokens_of(card)]
     assert kinds == [(token.type, token.tag) for token in tokens_of(harmless)], "the same structure, token by token"
+
+
+@pytest.mark.parametrize("foreign", [*HOSTILE, *INVISIBLE, "a\nb: c\n---\n# x", "org/name\n", "~/models/mine"])
+def test_hostile_names_of_ancestors_inject_nothing(tmp_path: Path, foreign: str) -> None:
+    cards = []
+    for name, text in (("plain", "mine"), ("hostile", foreign)):
+        results = continued(fake_results(3), 1, 2, model=text, dataset=text, revision=text)
+        # The helper numbers the second one; here both are as hostile.
+        for ancestor in results["ancestors"]:
+            ancestor.update(model=text, revision=text, dataset=text)
+        cards.append(ModelCard.load(write(tmp_path / name, results) / "README.md"))
+    harmless, card = cards
+    assert card.data.to_dict() == harmless.data.to_dict() and card.data.base_model is None
+    # An empty revision is as good as none.
+    kinds = [[(t.type, t.tag) for t in tokens_of(c) if t.type not in ("code_inline", "text")] for c in cards]
+    assert kinds[0] == kinds[1], "the same structure, token by token"
+    shown = [token.content for token in tokens_of(card) if token.type == "code_inline"]
+    expected = INVISIBLE.get(foreign) or foreign.replace("\n", "\\n").replace("~/models/", "")
+    assert shown.count(expected) >= 4
+
+
+def test_a_continued_model_names_its_ancestors(tmp_path: Path) -> None:
+    results = continued(fake_results(5, 3, dataset="org/birds"), 2, 3)
+    card = ModelCard.load(write(tmp_path, results, hub_model_id="org/run") / "README.md")
+    assert card.data.base_model == "org/dytox-cifar100-2" and card.data.base_model_relation == "finetune"
+    assert card.data.datasets == ["uoft-cs/cifar100", "uoft-cs/cifar100-2", "org/birds"]
+    assert {result.dataset_type for result in card.data.eval_results} == {"org/birds"}
+    links = [token.attrs["href"] for token in tokens_of(card) if token.type == "link_open"]
+    assert "https://huggingface.co/org/dytox-cifar100" in links and len(links) == 3
+    assert "at revision `step2` (commit `0a0a" in card.text and "learned steps 1 to 2 on" in card.text
+    assert "learned step 3 on `uoft-cs/cifar100-2`, and knew 9 classes" in card.text
+    assert "(`step4`, `step5`, …)" in card.text and 'revision="step1"' not in card.text
+    rows = [line.strip("| ").split(" | ") for line in card.text.splitlines() if re.match(r"\| \d+ \|", line)]
+    assert [row[5] for row in rows][2] == "–" and rows[4][5] == f"{100 * results['forgetting']:.2f} %"
+    assert "Different test images" in card.text and "hatched cells" in card.text
+    assert card.text.startswith("\n# DyTox on `uoft-cs/cifar100`, then `uoft-cs/cifar100-2`, then `org/birds`, step 5")
+    plain = ModelCard.load(write(tmp_path / "plain", fake_results(5)) / "README.md")
+    assert not any(
+        words in plain.text for words in ("continues", "Different test images", "hatched", "earlier models")
+    )
+    assert plain.data.base_model is None and "base_model_relation" not in plain.data.to_dict()
+
+
+def test_what_a_step_could_not_measure_is_left_out_of_the_metadata(tmp_path: Path) -> None:
+    folder = write(tmp_path, continued(fake_results(3, dataset="org/birds"), 2))
+    card = ModelCard.load(folder / "README.md")
+    types = {result.metric_type for result in card.data.eval_results}
+    assert "accuracy" in types and not {"forgetting", "backward_transfer"} & types
+    assert "| Forgetting | – |" in card.text
+
+
+def test_a_local_ancestor_is_no_base_model(tmp_path: Path) -> None:
+    results = continued(fake_results(3), 2, model="step2", dataset="my_pictures")
+    results["ancestors"][0].update(revision=None, commit=None)
+    card = ModelCard.load(write(tmp_path, results) / "README.md")
+    assert card.data.base_model is None and card.data.datasets is None
+    assert "- `step2`: learned steps 1 to 2 on `my_pictures`, and knew 4 classes." in card.text
+
+
+def test_an_ancestor_keeps_its_name_when_the_repository_gets_another(tmp_path: Path) -> None:
+    folder = write(tmp_path, continued(fake_results(3), 2, model="org/run"), hub_model_id="org/run")
+    moved = ModelCard(card_for(StepFolder.read(folder), "org/other"))
+    assert moved.data.base_model == "org/run" and moved.data.model_name == "org/other"
+    assert moved.content == render_card(StepFolder.read(folder), "org/other")
+
+
+def test_with_other_seeds_the_card_tells_mean_and_deviation(tmp_path: Path) -> None:
+    runs = [fake_results(3, seed=seed) for seed in (0, 1, 5)]
+    folder = write_trained_files(tmp_path / "step2", runs[0], 2)
+    alone = ModelCard(render_card(StepFolder.read(folder), "org/run"))
+    own = [up_to_step(run, 2) for run in runs]
+    others = [OtherRun.of(RunResults.from_dict(run), True) for run in own[1:]]
+    write_json(folder / OTHER_RUNS_FILE, to_json_object(others))
+    card = ModelCard(render_card(StepFolder.read(folder), "org/run"))
+    assert card.data.to_dict() == alone.data.to_dict(), "the metadata is of this revision"
+
+    cells = [line.strip("| ").split(" | ") for line in card.text.splitlines() if line.startswith("| ")]
+    table = {row[0]: row[1:] for row in cells}
+    for name, key in (("Average incremental accuracy", "average_incremental_accuracy"), ("Forgetting", "forgetting")):
+        values = 100 * np.array([run[key] for run in own])
+        expected = [f"{values[0]:.2f} %", f"{values.mean():.2f} ± {values.std(ddof=1):.2f} %"]
+        assert table[name] == expected and len(expected) == 2
+    for step in (1, 2):
+        values = 100 * np.array([run["steps"][step - 1]["accuracy"] for run in own])
+        assert table[str(step)][2] == f"{values.mean():.2f} ± {values.std(ddof=1):.2f} %"
+        assert table[str(step)][3] == f"{100 * runs[0]['steps'][step - 1]['top5_accuracy']:.2f} %"
+    assert "over 3 runs of this recipe, with seeds 0, 1, 5;" in card.text and "order of the classes" not in card.text
+    assert "±" not in alone.text and "seeds.json" not in alone.text
+
+
+def test_the_reliability_diagram_is_shown_where_there_is_one(tmp_path: Path) -> None:
+    for name, results in (("old", fake_results(2)), ("new", with_calibration(fake_results(2)))):
+        folder = write_trained_files(tmp_path / name / "step2", results, 2)
+        complete_step_folder(folder)
+        shown = [token.attrs["src"] for token in tokens_of(ModelCard.load(folder / "README.md")) if token.tag == "img"]
+        assert sorted(shown) == sorted(f"figures/{path.name}" for path in (folder / "figures").iterdir())
+        assert len(shown) == (3 if name == "new" else 2)
+
+
+def test_the_card_tells_how_to_teach_this_revision_more(tmp_path: Path) -> None:
+    card = ModelCard.load(write(tmp_path, fake_results(3), 2, "org/run") / "README.md")
+    (command,) = (token.content for token in tokens_of(card) if token.type == "fence" and token.info == "bash")
+    words = shlex.split(command)
+    assert words[:3] == ["accelerate", "launch", "training/incremental.py"]
+    options = dict(zip(words[3::2], words[4::2], strict=True))
+    assert (options["--model_name_or_path"], options["--model_revision"]) == ("org/run", "step2")
 
 
 @pytest.mark.parametrize(

@@ -90,9 +90,9 @@ def test_revisions_in_the_way_are_found_before_the_training(local_hub: "LocalHub
         ("org/run", {"overwrite_revisions": True}),
         ("org/run", {"output_dir": str(part)}),
         ("org/run", {"output_dir": str(other)}),
-        ("org/run", {"first_step": 4}),
-        ("org/run", {"first_step": 5}),
-        ("org/elsewhere", {"first_step": 4}),
+        ("org/run", {"first_own_step": 4}),
+        ("org/run", {"first_own_step": 5}),
+        ("org/elsewhere", {"first_own_step": 4}),
     )
     assert answers[0] == "ready", "a finished run that is published already"
     assert "org/run has step1 already, which this run has yet to learn" in answers[1]

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from hub.errors import StepFolderError
 from hub.results import RunResults
 from hub.step_folder import StepFolder, list_step_folders
-from tests.hub.fake_run import fake_results, write_json, write_run, write_trained_files
+from tests.hub.fake_run import continued, fake_results, with_calibration, write_json, write_run, write_trained_files
 
 
 @pytest.fixture
@@ -81,6 +81,47 @@ def test_a_contradiction_is_one_line_that_names_it(
         StepFolder.read(folder)
     message = str(caught.value)
     assert message.startswith(f"step2/{file}") and "\n" not in message and len(message) < 250
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (lambda r: r["ancestors"][1].update(num_steps=1), "ancestor 2: num_steps is 1, expected more than 1"),
+        (lambda r: r["ancestors"][1].update(num_steps=4), "less than 4, all steps"),
+        (lambda r: r["ancestors"][0].update(num_steps=0), "ancestor 1: num_steps is 0"),
+        (lambda r: r["ancestors"][0].update(commit="main"), "ancestor 1: commit is 'main', expected 40"),
+        (lambda r: r["ancestors"][0].update(revision=5), "ancestor 1: revision is 5, expected a string"),
+        (lambda r: r["ancestors"][0].pop("model"), "ancestor 1: 'model' is missing"),
+        (lambda r: r["ancestors"][0].pop("dataset"), "ancestor 1: 'dataset' is missing"),
+        (lambda r: r.update(ancestors=["org/x"]), "ancestors is ['org/x'], expected a list of objects"),
+        (lambda r: r.update(ancestors=[]), "step 2: accuracy_per_step[0] is None"),
+        (lambda r: r["steps"][3]["accuracy_per_step"].__setitem__(3, None), "step 4: accuracy_per_step[3] is None"),
+        (lambda r: r["steps"][2]["accuracy_per_step"].__setitem__(0, "?"), "step 3: accuracy_per_step[0] is '?'"),
+        (lambda r: r["steps"][1]["calibration"][0].update(count=0), "step 2: calibration has an empty bin"),
+        (lambda r: r["steps"][1]["calibration"].reverse(), "step 2: calibration has an empty bin or one out of order"),
+        (lambda r: r["steps"][1]["calibration"][0].update(accuracy=2), "step 2, bin 1: accuracy is 2, expected"),
+        (lambda r: r["steps"][1].update(expected_calibration_error=0.9), "expected_calibration_error is 0.9, but"),
+    ],
+)
+def test_contradictions_of_ancestors_and_calibration_are_named(
+    edit: Callable[[dict[str, Any]], None], expected: str
+) -> None:
+    results = with_calibration(continued(fake_results(4), 1, 2))
+    assert RunResults.from_dict(results).first_own_step == 3
+    edit(results)
+    with pytest.raises(StepFolderError, match=re.escape(expected)) as caught:
+        RunResults.from_dict(results)
+    assert str(caught.value).startswith("results.json") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ancestors", [(1,), (2,), (1, 3), (4,)])
+def test_forgetting_of_a_continued_model_is_over_what_was_measured(ancestors: tuple[int, ...], tmp_path: Path) -> None:
+    results = continued(fake_results(5), *ancestors)
+    whole = RunResults.from_dict(results)
+    for step in range(ancestors[-1] + 1, 6):
+        own = StepFolder.read(write_trained_files(tmp_path / f"step{step}", results, step)).results
+        assert whole.forgetting_after(step) == (own.forgetting and pytest.approx(own.forgetting))
+    assert (whole.forgetting_after(ancestors[0] + 1) is None) == (own.steps[ancestors[0]].accuracy_per_step[0] is None)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "\x00"])

@@ -22,6 +22,7 @@ from training.digits import load_digits_dataset
 from training.evaluate import EvaluationArguments
 from training.evaluation import Evaluation
 from training.incremental import IncrementalRun
+from training.metrics.calibration import ReliabilityBin
 
 
 # Numbers as names, in an order in which none is its own label id.
@@ -126,7 +127,10 @@ def flat(numbers: dict[str, Any]) -> dict[str, Any]:
     """The numbers of an [`Evaluation`], those of lists one by one."""
     names = [field.name for field in fields(Evaluation)]
     lists = {name: numbers[name] if isinstance(numbers[name], list) else [numbers[name]] for name in names}
-    return {f"{name}/{place}": value for name, values in lists.items() for place, value in enumerate(values)}
+    places = {f"{name}/{place}": value for name, values in lists.items() for place, value in enumerate(values)}
+    bins = {name: value for name, value in places.items() if isinstance(value, dict)}
+    of_bins = {f"{name}/{key}": value for name, held in bins.items() for key, value in held.items()}
+    return {name: value for name, value in places.items() if name not in bins} | of_bins
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])
@@ -252,7 +256,8 @@ def test_without_recorded_numbers_the_measured_ones_stand_alone(
 
 
 def test_numbers_that_were_not_recorded_are_told_apart() -> None:
-    measured = Evaluation(0.5, 1.0, [0.5, 0.5], 0.1, 0.0, 0.75, [0.5, 1.0])
+    bins: list[ReliabilityBin] = [{"confidence": 0.4, "accuracy": 0.5, "count": 20}]
+    measured = Evaluation(0.5, 1.0, [0.5, 0.5], 0.1, 0.0, 0.75, [0.5, 1.0], bins)
     of_before = {"accuracy": 0.5 + 9e-7, "accuracy_per_step": [0.5], "top5_accuracy": "many", "old_new_bias": None}
     numbers = compare(measured, of_before)
     assert {number.label: number.agrees for number in numbers if number.agrees is not None} == {

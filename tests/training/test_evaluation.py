@@ -1,6 +1,7 @@
 """Evaluation of a model on images, and what `results.json` keeps of it."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image as PILImage
 from hub.results import RunResults
 from modeling_dytox import DyToxConfig, DyToxForImageClassification
 from modeling_dytox.image_processing import make_image_processor
+from training.comparison import compare
 from training.errors import InputError
 from training.evaluation import Evaluation, Evaluator, summarize
 from training.examples import Examples
@@ -97,6 +99,10 @@ def test_summary_of_logits() -> None:
     assert summary.top5_accuracy == 0.75
     # One new image is taken for an old one, and no old one for a new one.
     assert summary.old_new_bias == -0.25
+    # Confidences are the sigmoids of 3, 3, 6 and 9, all in the last bin.
+    mean = pytest.approx((2 * 0.95257413 + 0.99752738 + 0.99987661) / 4, abs=1e-7)
+    assert summary.calibration == [{"confidence": mean, "accuracy": 0.5, "count": 4}]
+    assert summary.expected_calibration_error == pytest.approx(summary.calibration[0]["confidence"] - 0.5)
     # The second step has one class: nothing competes with it.
     assert summary.task_aware_accuracy_per_step == [0.5, 1]
     assert summary.task_aware_accuracy == 0.75
@@ -139,9 +145,15 @@ def results_of(*steps: StepResults) -> Results:
     return Results("digits", 3, ["class 1", "class 2", "class 3"], 0, "dytox", list(steps))
 
 
+BINS = [{"confidence": 0.4, "accuracy": 0.5, "count": 2}, {"confidence": 0.6, "accuracy": 0.5, "count": 2}]
 TASK_AWARE = [
     {"task_aware_accuracy": 0.5, "task_aware_accuracy_per_step": [0.5]},
-    {"old_new_bias": -0.25, "task_aware_accuracy": 0.75, "task_aware_accuracy_per_step": [0.5, 1.0]},
+    {
+        "old_new_bias": -0.25,
+        "task_aware_accuracy": 0.75,
+        "task_aware_accuracy_per_step": [0.5, 1.0],
+        "calibration": BINS,
+    },
 ]
 
 
@@ -152,6 +164,7 @@ def test_every_number_of_an_evaluation_is_kept(tmp_path: Path) -> None:
     assert Results.read(tmp_path / "results.json") == results
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["steps"][1] == asdict(results.steps[1])
+    assert content["steps"][1]["calibration"] == BINS
     assert content["average_task_aware_accuracy"] == 0.625
 
 
@@ -160,7 +173,7 @@ def test_results_written_before_can_be_read(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "results.json").read_text())
     assert "average_task_aware_accuracy" not in content
     for step in content["steps"]:
-        for name in ("old_new_bias", "task_aware_accuracy", "task_aware_accuracy_per_step"):
+        for name in ("old_new_bias", "task_aware_accuracy", "task_aware_accuracy_per_step", "calibration"):
             assert step.pop(name) is None
     (tmp_path / "results.json").write_text(json.dumps(content))
     assert Results.read(tmp_path / "results.json") == results_of(step_results(1), step_results(2))
@@ -170,6 +183,47 @@ def test_what_publishes_reads_results_with_and_without_the_new_numbers(tmp_path:
     for steps in ([step_results(1), step_results(2)], [step_results(n, **m) for n, m in enumerate(TASK_AWARE, 1)]):
         results_of(*steps).write(tmp_path / "results.json")
         assert [step.accuracy for step in RunResults.from_file(tmp_path / "results.json").steps] == [0.5, 0.5]
+
+
+ANCESTORS = [{"model": "org/cifar", "revision": "step2", "commit": None, "num_steps": 2, "dataset": "cifar"}]
+
+
+def continued(*third_row: float | None) -> Results:
+    """Two steps of a published model, and a third on another data set."""
+    third = replace(step_results(3), accuracy_per_step=list(third_row))
+    return replace(results_of(step_results(1), step_results(2), third), ancestors=ANCESTORS)
+
+
+def test_a_continued_run_keeps_its_ancestors_and_what_it_could_not_measure(tmp_path: Path) -> None:
+    results = continued(None, None, 0.5)
+    results.write(tmp_path / "results.json")
+    assert Results.read(tmp_path / "results.json") == results
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["ancestors"] == ANCESTORS and content["steps"][2]["accuracy_per_step"] == [None, None, 0.5]
+    assert content["forgetting"] is None and content["backward_transfer"] is None
+    assert results.table().endswith("forgetting -, backward transfer -")
+    assert continued(None, 0.25, 0.5).to_dict()["forgetting"] == 0.25
+
+    results_of(step_results(1)).write(tmp_path / "results.json")
+    assert "ancestors" not in json.loads((tmp_path / "results.json").read_text()), "as before"
+
+
+def test_images_of_a_step_are_not_missing_on_its_own_data_set(tmp_path: Path) -> None:
+    for results, cell in (
+        (replace(continued(None, 0.5, 0.5), ancestors=[]), "[2][0]"),
+        (continued(0, 0, None), "[2][2]"),
+    ):
+        with pytest.raises(ValueError, match=f"accuracy_matrix{re.escape(cell)} is None"):
+            results.to_dict()
+
+
+def test_steps_without_images_have_no_accuracy() -> None:
+    logits = np.array([[3.0, 0, 0], [0, 3, 0], [9, 0, 3]])
+    summary = summarize(logits, np.array([1, 1, 2]), [[0, 1], [1, 2], [2, 3]], task_aware=True)
+    assert summary.accuracy_per_step == [None, 0.5, 0.0]
+    assert summary.task_aware_accuracy_per_step == [None, 1.0, 1.0]
+    assert summary.accuracy == pytest.approx(1 / 3)
+    assert [number.label for number in compare(summary, {}) if "of step 1" in number.label] == []
 
 
 def test_the_table_has_a_task_aware_column_only_where_it_was_measured() -> None:

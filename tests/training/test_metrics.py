@@ -32,6 +32,7 @@ from training.metrics import (
     last_accuracy,
     model_metrics,
     old_new_bias,
+    reliability_bins,
     run_metrics,
     task_aware_predictions,
     top_k_accuracy,
@@ -131,6 +132,23 @@ def test_forgetting_is_no_less_than_what_was_lost_since_learning(seed: int) -> N
     assert forgetting(rows) >= -backward_transfer(rows) - 1e-12
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_continual_metrics_are_over_the_steps_that_were_measured(seed: int) -> None:
+    matrix = random_matrix(6, seed)
+    # Steps 1 and 2 are of one data set, the others of another, which has images of some of their classes.
+    matrix[2:, :2] = np.where(np.random.default_rng(seed).random((4, 2)) < 0.5, np.nan, matrix[2:, :2])
+    rows = [[None if np.isnan(value) else value for value in row] for row in as_rows(matrix)]
+    best = np.nanmax(matrix[:-1, :-1], axis=0)
+    assert forgetting(rows) == pytest.approx(np.nanmean(best - matrix[-1, :-1]))
+    assert backward_transfer(rows) == pytest.approx(np.nanmean((matrix[-1] - matrix.diagonal())[:-1]))
+
+
+@pytest.mark.parametrize("metric", [forgetting, backward_transfer])
+def test_nothing_measured_again_is_not_nothing_forgotten(metric: Callable[..., float | None]) -> None:
+    assert metric([[0.5], [None, 0.7]]) is None
+    assert metric([[0.5], [None, 0.5], [None, 0.25, 1.0]]) == pytest.approx({forgetting: 0.25}.get(metric, -0.25))
+
+
 # The same as modules, from a matrix and from predictions.
 
 
@@ -220,6 +238,27 @@ def test_calibration_error_against_torchmetrics() -> None:
     correct = generator.random(500) < confidences**2
     oracle = binary_calibration_error(torch.from_numpy(confidences), torch.from_numpy(correct).long(), n_bins=15)
     assert expected_calibration_error(confidences, correct) == pytest.approx(oracle.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("num_bins", [1, 4, 15])
+@pytest.mark.parametrize("seed", range(5))
+def test_reliability_bins_are_the_images_of_each_bin_and_give_the_error(seed: int, num_bins: int) -> None:
+    generator = np.random.default_rng(seed)
+    # Few images and high confidence leave bins empty; the ends and the borders of bins are among them.
+    confidences = np.concatenate([generator.random(20) ** 0.2, [0.0, 1.0, 0.25, 0.5]])
+    correct = generator.random(24) < confidences
+    edges = [(number / num_bins, (number + 1) / num_bins) for number in range(num_bins)]
+    expected = []
+    for low, high in edges:
+        held = [i for i, value in enumerate(confidences) if low < value <= high or low == value == 0]
+        if held:
+            means = np.mean(confidences[held]), np.mean(correct[held])
+            expected.append({"confidence": means[0], "accuracy": means[1], "count": len(held)})
+    bins = reliability_bins(confidences, correct, num_bins)
+    assert [dict(found) for found in bins] == [pytest.approx(wanted) for wanted in expected]
+
+    gaps = [found["count"] / 24 * abs(found["accuracy"] - found["confidence"]) for found in bins]
+    assert sum(gaps) == pytest.approx(expected_calibration_error(confidences, correct, num_bins), abs=1e-9)
 
 
 def test_calibration_error_of_each_step_against_torchmetrics(scored: tuple[np.ndarray, np.ndarray]) -> None:
@@ -323,6 +362,18 @@ BAD = {
         ("accuracy_matrix[0][0] is 92.5", "0..1"),
     ),
     "nan": (lambda: forgetting([[1.0], [float("nan"), 1]]), ("accuracy_matrix[1][0] is nan", "0..1")),
+    "not measured right after the step": (
+        lambda: forgetting([[None], [None, 1.0]]),
+        ("accuracy_matrix[0][0] is None", "0..1"),
+    ),
+    "percent beside what is missing": (
+        lambda: backward_transfer([[0.9], [0.9, 0.9], [None, 90.0, 0.9]]),
+        ("accuracy_matrix[2][1] is 90.0", "0..1"),
+    ),
+    "all steps seen are needed": (
+        lambda: accuracies_from_matrix([[0.9], [None, 0.9]]),  # type: ignore[list-item]
+        ("accuracy_matrix[1][0] is None",),
+    ),
     "negative": (lambda: average_incremental_accuracy([0.5, -0.1]), ("accuracies[1] is -0.1", "0..1")),
     "no accuracy": (lambda: last_accuracy([]), ("accuracies is empty",)),
     "missing value": (lambda: last_accuracy([None]), ("accuracies[0] is None",)),  # type: ignore[list-item]

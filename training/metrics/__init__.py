@@ -11,6 +11,7 @@ from training.metrics.bias import old_new_bias
 from training.metrics.calibration import (
     expected_calibration_error,
     expected_calibration_error_per_step,
+    reliability_bins,
     sigmoid_confidences,
 )
 from training.metrics.continual import (
@@ -72,6 +73,7 @@ __all__ = [
     "forgetting_as_published",
     "last_accuracy",
     "old_new_bias",
+    "reliability_bins",
     "sigmoid_confidences",
     "task_aware_predictions",
     "top_k_accuracy",

@@ -1,11 +1,19 @@
 """How far a model's confidence can be believed."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from training.metrics.checks import check_class_ranges, check_fractions, check_same_length, check_whole_numbers
+
+
+class ReliabilityBin(TypedDict):
+    """The predictions whose confidence lies in one bin: their means, in 0..1, and how many there are."""
+
+    confidence: float
+    accuracy: float
+    count: int
 
 
 def sigmoid_confidences(logits: np.ndarray) -> np.ndarray:
@@ -21,11 +29,10 @@ def sigmoid_confidences(logits: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0, -largest))
 
 
-def expected_calibration_error(confidences: Any, correct: Any, num_bins: int = 15) -> float:
+def reliability_bins(confidences: Any, correct: Any, num_bins: int = 15) -> list[ReliabilityBin]:
     """
-    Mean distance between confidence and accuracy over bins of equal width, weighted by the images in each
-    (Naeini et al., AAAI 2015; Guo et al., ICML 2017, equation 3):
-    `sum_b n_b / n * |accuracy_b - mean confidence_b|`. In 0..1; 0 for a model whose confidence is its accuracy.
+    Mean confidence and accuracy over bins of equal width, from low confidence to high: the points of a reliability
+    diagram (Guo et al., ICML 2017, figure 1). Bins without images are left out.
 
     Args:
         confidences (`(n,)`): score of the predicted class, in 0..1. Bins are open at the lower end.
@@ -40,8 +47,33 @@ def expected_calibration_error(confidences: Any, correct: Any, num_bins: int = 1
     confidences, correct = check_fractions(confidences, "confidences"), check_whole_numbers(correct, "correct", 0, 2)
     check_same_length(confidences=confidences, correct=correct)
     bins = np.clip(np.ceil(confidences * num_bins).astype(int) - 1, 0, num_bins - 1)
-    gaps = np.bincount(bins, weights=confidences - correct, minlength=num_bins)
-    return float(np.abs(gaps).sum() / len(confidences))
+    counts = np.bincount(bins, minlength=num_bins)
+    sums = [np.bincount(bins, weights=values, minlength=num_bins) for values in (confidences, correct)]
+    return [
+        {
+            "confidence": float(sums[0][held] / counts[held]),
+            "accuracy": float(sums[1][held] / counts[held]),
+            "count": int(counts[held]),
+        }
+        for held in np.flatnonzero(counts)
+    ]
+
+
+def expected_calibration_error(confidences: Any, correct: Any, num_bins: int = 15) -> float:
+    """
+    Mean distance between confidence and accuracy over bins of equal width, weighted by the images in each
+    (Naeini et al., AAAI 2015; Guo et al., ICML 2017, equation 3):
+    `sum_b n_b / n * |accuracy_b - mean confidence_b|`. In 0..1; 0 for a model whose confidence is its accuracy.
+
+    Args:
+        confidences, correct, num_bins: as for [`reliability_bins`].
+
+    Raises:
+        ValueError: as for [`reliability_bins`].
+    """
+    bins = reliability_bins(confidences, correct, num_bins)
+    gaps = sum(held["count"] * abs(held["accuracy"] - held["confidence"]) for held in bins)
+    return gaps / sum(held["count"] for held in bins)
 
 
 def expected_calibration_error_per_step(

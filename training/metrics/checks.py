@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 
-def check_accuracies(accuracies: Sequence[float], name: str = "accuracies") -> list[float]:
+def check_accuracies(accuracies: Sequence[float | None], name: str = "accuracies") -> list[float]:
     """
     The accuracies as floats.
 
@@ -16,22 +16,45 @@ def check_accuracies(accuracies: Sequence[float], name: str = "accuracies") -> l
     """
     if len(accuracies) == 0:
         raise ValueError(f"{name} is empty, expected one accuracy a step: give at least that of step 1.")
-    for position, accuracy in enumerate(accuracies):
-        # nan fails this comparison as well.
-        if not isinstance(accuracy, Real) or not 0 <= accuracy <= 1:
-            raise ValueError(
-                f"{name}[{position}] is {accuracy}, expected a fraction in 0..1: give fractions, not percentages."
-            )
-    return [float(accuracy) for accuracy in accuracies]
+    return [_check_accuracy(accuracy, f"{name}[{position}]") for position, accuracy in enumerate(accuracies)]
 
 
-def check_accuracy_matrix(matrix: Sequence[Sequence[float]]) -> list[list[float]]:
+def _check_accuracy(accuracy: float | None, name: str) -> float:
+    # nan fails this comparison as well.
+    if not isinstance(accuracy, Real) or not 0 <= accuracy <= 1:
+        raise ValueError(f"{name} is {accuracy}, expected a fraction in 0..1: give fractions, not percentages.")
+    return float(accuracy)
+
+
+def check_accuracy_matrix(matrix: Sequence[Sequence[float | None]]) -> list[list[float]]:
     """
-    The accuracy matrix as lists of floats.
+    The accuracy matrix as lists of floats, all of them measured.
 
     Raises:
         ValueError: it has no row, row i does not hold i + 1 values, or a value is no fraction in 0..1.
     """
+    _check_triangular(matrix)
+    return [check_accuracies(row, f"accuracy_matrix[{position}]") for position, row in enumerate(matrix)]
+
+
+def check_partial_matrix(matrix: Sequence[Sequence[float | None]]) -> list[list[float | None]]:
+    """
+    The accuracy matrix as lists of floats, with None where an earlier step was not measured again.
+
+    Raises:
+        ValueError: as for [`check_accuracy_matrix`]; the accuracy right after a step is always needed.
+    """
+    _check_triangular(matrix)
+    return [
+        [
+            None if value is None and of < after else _check_accuracy(value, f"accuracy_matrix[{after}][{of}]")
+            for of, value in enumerate(row)
+        ]
+        for after, row in enumerate(matrix)
+    ]
+
+
+def _check_triangular(matrix: Sequence[Sequence[float | None]]) -> None:
     if len(matrix) == 0:
         raise ValueError("accuracy_matrix is empty, expected one row a step: give at least that of step 1.")
     for position, row in enumerate(matrix):
@@ -40,7 +63,6 @@ def check_accuracy_matrix(matrix: Sequence[Sequence[float]]) -> list[list[float]
                 f"accuracy_matrix[{position}] holds {len(row)} value(s), expected {position + 1}: after step "
                 f"{position + 1} give one accuracy for the classes of each step so far, and none for later ones."
             )
-    return [check_accuracies(row, f"accuracy_matrix[{position}]") for position, row in enumerate(matrix)]
 
 
 def check_class_ranges(class_ranges: Sequence[Sequence[int]] | None) -> list[tuple[int, int]]:

@@ -4,11 +4,13 @@ Metrics over the steps of a run.
 The accuracy matrix has one row for each step: `matrix[i][j]` is the accuracy after step i + 1 on the test images of
 the classes of step j + 1 (j <= i), among all classes seen by then. All values are fractions in 0..1. In the formulas
 steps count from 1: `a[l][j]` is the accuracy after step l on the classes of step j.
+
+A step that continues a model of another data set may have no test images of earlier classes: the cell is None then.
 """
 
 from collections.abc import Sequence
 
-from training.metrics.checks import check_accuracies, check_accuracy_matrix
+from training.metrics.checks import check_accuracies, check_accuracy_matrix, check_partial_matrix
 
 
 def average_incremental_accuracy(accuracies: Sequence[float]) -> float:
@@ -39,22 +41,22 @@ def last_accuracy(accuracies: Sequence[float]) -> float:
     return check_accuracies(accuracies)[-1]
 
 
-def forgetting(matrix: Sequence[Sequence[float]]) -> float:
+def forgetting(matrix: Sequence[Sequence[float | None]]) -> float | None:
     """
     Mean over the earlier steps of what was lost since their best: with k steps, the mean over j < k of
     `max_{j <= l < k} a[l][j] - a[k][j]` (Chaudhry et al., ECCV 2018, equation 3). In -1..1, negative where the last
-    step is the best; 0 after the first step.
+    step is the best; 0 after the first step. The mean is over the earlier steps that were measured after step k, the
+    best over the steps after which they were; None where none was.
 
     Args:
-        matrix (`Sequence[Sequence[float]]`): the accuracy matrix.
+        matrix (`Sequence[Sequence[float | None]]`): the accuracy matrix.
 
     Raises:
         ValueError: the matrix is not lower triangular, or a value is outside 0..1.
     """
-    matrix = check_accuracy_matrix(matrix)
-    earlier, last = matrix[:-1], matrix[-1]
-    losses = [max(row[step] for row in earlier[step:]) - last[step] for step in range(len(earlier))]
-    return sum(losses) / len(losses) if losses else 0.0
+    *earlier, last = check_partial_matrix(matrix)
+    losses = [_best(earlier, step) - now for step, now in enumerate(last[:-1]) if now is not None]
+    return _mean_or_none(losses, earlier)
 
 
 def forgetting_as_published(matrix: Sequence[Sequence[float]]) -> float:
@@ -77,19 +79,29 @@ def forgetting_as_published(matrix: Sequence[Sequence[float]]) -> float:
     return sum(losses) / (len(matrix) - 1) if losses else 0.0
 
 
-def backward_transfer(matrix: Sequence[Sequence[float]]) -> float:
+def backward_transfer(matrix: Sequence[Sequence[float | None]]) -> float | None:
     """
     Mean over the earlier steps of the change since they were learned: with k steps, the mean over j < k of
     `a[k][j] - a[j][j]` (Lopez-Paz and Ranzato, NeurIPS 2017). In -1..1, negative where old classes got worse; 0 after
-    the first step.
+    the first step. The mean is over the earlier steps that were measured after step k; None where none was.
 
     Args:
-        matrix (`Sequence[Sequence[float]]`): the accuracy matrix.
+        matrix (`Sequence[Sequence[float | None]]`): the accuracy matrix.
 
     Raises:
         ValueError: the matrix is not lower triangular, or a value is outside 0..1.
     """
-    matrix = check_accuracy_matrix(matrix)
-    last = matrix[-1]
-    changes = [last[step] - row[step] for step, row in enumerate(matrix[:-1])]
-    return sum(changes) / len(changes) if changes else 0.0
+    *earlier, last = check_partial_matrix(matrix)
+    pairs = [(row[-1], now) for row, now in zip(earlier, last, strict=False)]
+    return _mean_or_none([now - first for first, now in pairs if now is not None and first is not None], earlier)
+
+
+def _best(rows: Sequence[Sequence[float | None]], step: int) -> float:
+    return max(value for row in rows[step:] if (value := row[step]) is not None)
+
+
+def _mean_or_none(values: Sequence[float], earlier: Sequence[object]) -> float | None:
+    """Mean over the earlier steps measured; 0 where there is no earlier step, None where there is but unmeasured."""
+    if not earlier:
+        return 0.0
+    return sum(values) / len(values) if values else None

@@ -29,7 +29,7 @@ LOPEZ_PAZ_2017 = "Lopez-Paz and Ranzato. Gradient Episodic Memory for Continual 
 class RunMetric(InMemoryMetric):
     """What the metrics of a run have in common: `compute` takes an accuracy matrix or predictions, never both."""
 
-    formula: ClassVar[Callable[..., float]]
+    formula: ClassVar[Callable[..., float | None]]
 
     def columns(self) -> dict[str, Column]:
         """Predicted and true label ids, and the step after which each prediction was made."""
@@ -42,7 +42,7 @@ class RunMetric(InMemoryMetric):
         references: Any = None,
         accuracy_matrix: Sequence[Sequence[float]] | None = None,
         **options: Any,
-    ) -> dict[str, float] | None:
+    ) -> dict[str, float | None] | None:
         """
         Computes the metric.
 
@@ -67,23 +67,23 @@ class RunMetric(InMemoryMetric):
         references: Any,
         steps: Any,
         class_ranges: Sequence[Sequence[int]] | None = None,
-    ) -> dict[str, float]:
+    ) -> dict[str, float | None]:
         return {self.name: self._of_run(RunPredictions.check(predictions, references, steps, class_ranges))}
 
-    def _of_matrix(self, matrix: Sequence[Sequence[float]]) -> float:
+    def _of_matrix(self, matrix: Sequence[Sequence[float]]) -> float | None:
         return type(self).formula(matrix)
 
-    def _of_run(self, run: RunPredictions) -> float:
+    def _of_run(self, run: RunPredictions) -> float | None:
         return type(self).formula(run.accuracy_matrix())
 
 
 class _RunMetricOfAllSeen(RunMetric):
     """A metric of the accuracies on all classes seen, which weigh every image the same."""
 
-    def _of_matrix(self, matrix: Sequence[Sequence[float]], num_images: Sequence[int] | None = None) -> float:
+    def _of_matrix(self, matrix: Sequence[Sequence[float]], num_images: Sequence[int] | None = None) -> float | None:
         return type(self).formula(accuracies_from_matrix(matrix, num_images))
 
-    def _of_run(self, run: RunPredictions) -> float:
+    def _of_run(self, run: RunPredictions) -> float | None:
         return type(self).formula(run.accuracies())
 
 
