@@ -1,0 +1,173 @@
+"""Someone else's published step, continued: into a repository of one's own and into the same one."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from tests.command_line import words
+
+
+if TYPE_CHECKING:
+    from tests.hub.conftest import LocalHub
+
+
+TRAIN = """
+    import sys
+    from training import incremental
+    for arguments in {runs!r}:
+        sys.argv = ["training/incremental.py", *arguments]
+        incremental.main()
+"""
+# Logits of the digits of both kinds, in the order of the test split, and which class each is of.
+LOGITS = """
+    import importlib, json, sys
+    if {remote_code}:
+        sys.modules["modeling_dytox"] = None
+    else:
+        import modeling_dytox
+    import torch
+    from PIL import Image
+    from sklearn.datasets import load_digits
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+    where = {{"revision": {revision!r}}}
+    model = AutoModelForImageClassification.from_pretrained({repo!r}, trust_remote_code={remote_code}, **where).eval()
+    processor = AutoImageProcessor.from_pretrained({repo!r}, **where)
+    digits = load_digits()
+    images = [Image.fromarray((image * (255 / 16)).round().astype("uint8")) for image in digits.images[-300:]]
+    with torch.no_grad():
+        logits = model(**processor([image.convert("RGB") for image in images], return_tensors="pt")).logits
+    names = [model.config.id2label[label] for label in range(logits.shape[1])]
+    print(json.dumps({{"logits": logits.tolist(), "names": names, "digits": digits.target[-300:].tolist()}}))
+"""
+
+
+def look(hub: "LocalHub", repo: str, revision: str, remote_code: bool = False) -> dict[str, Any]:
+    """What a revision says to 300 digits."""
+    done = hub.run_python(LOGITS.format(repo=repo, revision=revision, remote_code=remote_code))
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen: dict[str, Any] = json.loads(done.stdout)
+    return seen
+
+
+def accuracy(seen: dict[str, Any], digits: range) -> float:
+    """The share of these digits that a revision names, among all classes that it knows."""
+    rows = [(row, digit) for row, digit in zip(seen["logits"], seen["digits"], strict=True) if digit in digits]
+    return sum(seen["names"][row.index(max(row))] == str(digit) for row, digit in rows) / len(rows)
+
+
+@pytest.mark.slow
+def test_a_published_step_learns_more_classes(
+    local_hub: "LocalHub", tiny_options: dict[str, object], tmp_path: Path
+) -> None:
+    own = {"max_train_samples_per_class": 60, "patch_size": 2, "num_epochs": 12, "finetuning_epochs": 8}
+    own |= {"learning_rate": 3e-3, "finetuning_learning_rate": 1e-3, "memory_size": 100, "drop_path_rate": 0}
+    own |= {"auto_augment": "none", "horizontal_flip": False, "per_device_train_batch_size": 32, "hidden_size": 32}
+    options = tiny_options | own
+    publish = {"push_to_hub": True, "push_memory": True}
+    more = {"num_classes": 10, "classes_per_step": 4, "known_classes": "test"}
+    more |= {"model_name_or_path": "org/first", "model_revision": "step3"}
+    runs = [
+        options | publish | {"output_dir": tmp_path / "first", "hub_model_id": "org/first"},
+        options | publish | more | {"output_dir": tmp_path / "second", "hub_model_id": "org/second"},
+        options | publish | more | {"output_dir": tmp_path / "third", "hub_model_id": "org/first"},
+    ]
+    trained = local_hub.run_python(TRAIN.format(runs=[words(run) for run in runs]))
+    assert trained.returncode == 0, trained.stderr[-3000:]
+    assert "Continues org/first at step3 after step 3" in trained.stdout
+    assert f"Step 4 is at {local_hub.endpoint}/org/second/tree/step4" in trained.stdout
+
+    before, after = look(local_hub, "org/first", "step3"), look(local_hub, "org/second", "step4")
+    assert after == look(local_hub, "org/first", "step4"), "the same run, in the repository of its ancestor"
+    assert after == look(local_hub, "org/second", "step4", remote_code=True)
+    assert after["names"] == [str(digit) for digit in range(10)] and before["names"] == after["names"][:6]
+    old, new = range(6), range(6, 10)
+    assert accuracy(before, new) == 0, "the published model does not know them"
+    assert accuracy(after, new) > 0.5
+    changed = [abs(x - y) for b, a in zip(before["logits"], after["logits"], strict=True) for x, y in zip(b, a[:6])]
+    assert 0 < sum(changed) / len(changed) < 3, "its old logits move, but are the same classifiers' still"
+    print(  # noqa: T201
+        f"old classes {accuracy(before, old):.2%} -> {accuracy(after, old):.2%}, new {accuracy(after, new):.2%}, "
+        f"old logits move by {sum(changed) / len(changed):.3f}"
+    )
+
+    check_history(local_hub)
+    check_words(tmp_path / "second" / "step4")
+    check_memory(local_hub, tmp_path)
+
+
+def check_history(hub: "LocalHub") -> None:
+    """The ancestor keeps its revisions; the new repository begins with step 4."""
+    for path, tags in {
+        "models/org/first": [1, 2, 3, 4],
+        "models/org/second": [4],
+        "datasets/org/first-memory": [1, 2, 3, 4],
+        "datasets/org/second-memory": [4],
+    }.items():
+        refs = json.loads(hub.call("GET", f"/api/{path}/refs")[2])
+        assert [tag["name"] for tag in refs["tags"]] == [f"step{step}" for step in tags], path
+        commits = json.loads(hub.call("GET", f"/api/{path}/commits/main")[2])
+        assert [commit["id"] for commit in commits[:-1]] == [tag["targetCommit"] for tag in reversed(refs["tags"])]
+
+
+def check_words(folder: Path) -> None:
+    """The card, the results and the recipe name the ancestor, and the commit that was continued."""
+    data = ModelCard.load(folder / "README.md").data.to_dict()
+    assert data["base_model"] == "org/first"
+    (ancestor,) = json.loads((folder / "results.json").read_text())["ancestors"]
+    assert (ancestor["model"], ancestor["revision"], ancestor["num_steps"]) == ("org/first", "step3", 3)
+    assert yaml.safe_load((folder / "training_config.yaml").read_text())["model_revision"] == ancestor["commit"]
+    assert len(ancestor["commit"]) == 40
+
+
+def check_memory(hub: "LocalHub", tmp_path: Path) -> None:
+    """The memory of each step loads as a data set, by the revision of the step."""
+    done = hub.run_python(
+        """
+        import json
+        from datasets import load_dataset
+        for repo, revision in (("org/first-memory", "step2"), ("org/second-memory", "step4")):
+            memory = load_dataset(repo, revision=revision, split="train")
+            assert memory[0]["image"].size == (8, 8)
+            print(json.dumps(memory.remove_columns("image").to_dict()))
+        """
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for line, file in zip(done.stdout.splitlines(), ("first/memory/step2", "second/memory/step4"), strict=True):
+        saved = pq.read_table(tmp_path / f"{file}.parquet").drop_columns("image").to_pydict()
+        assert json.loads(line) == saved
+
+
+def test_a_step_of_another_model_does_not_follow(local_hub: "LocalHub", tmp_path: Path) -> None:
+    """Who continues a model may publish beside it or elsewhere, but never as a step after another model."""
+    from tests.hub.fake_run import fake_results, write_run
+
+    ancestors = [{"model": "org/a", "revision": "step2", "commit": "0" * 40, "num_steps": 2, "dataset": "digits"}]
+    whole = fake_results(3) | {"ancestors": ancestors}
+    write_run(tmp_path / "own", whole)
+    write_run(tmp_path / "other", fake_results(2, seed=9))
+    write_run(tmp_path / "same", fake_results(3))
+    done = local_hub.run_python(
+        f"""
+        import shutil
+        from hub.errors import PublishError
+        from hub.publish import publish_run, publish_step
+        own, other, same = (f"{tmp_path}/{{name}}" for name in ("own", "other", "same"))
+        publish_run(other, "org/other")
+        shutil.rmtree(f"{{same}}/step3")
+        publish_run(same, "org/same")
+        for repo in ("org/other", "org/same", "org/new"):
+            try:
+                print(publish_step(f"{{own}}/step3", repo).created)
+            except PublishError as error:
+                print(error)
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    refused, *published = done.stdout.splitlines()
+    assert "step2 of org/other is not the model that step3 continues" in refused
+    assert published == ["True", "True"]
