@@ -6,12 +6,13 @@ to the store of large files, from which every client downloads over plain HTTP. 
 """
 
 import ipaddress
+import logging
 import shutil
 import struct
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,8 @@ from hub.local.http import API, HubError, Request, Response, Router
 from hub.local.lfs import Pointer
 from hub.local.store import Repository, Store
 
+
+logger = logging.getLogger(__name__)
 
 router = Router()
 
@@ -68,13 +71,30 @@ class _XetFile:
 
 
 def receive(repository: Repository, oid: str) -> None:
-    """Move the files of the upload that has `oid` to the store of large files; do nothing if no upload has it."""
+    """Move the files of an upload that has `oid` to the store of large files; do nothing if no upload has it."""
     for folder in repository.incoming.glob(f"{_PREFIX}*"):
-        files = [file for shard in folder.glob(f"{_XORBS}/shards/*.mdb") for file in _files(shard.read_bytes())]
-        if any(file.pointer.oid == oid for file in files):
+        files = _uploaded(folder)
+        if not any(file.pointer.oid == oid for file in files):
+            continue
+        try:
             _store(repository, folder, files)
-            shutil.rmtree(folder)
-            return
+        except (HubError, OSError, RuntimeError) as error:
+            # A client that was killed left it incomplete. The file may have come once more since.
+            logger.warning("%s is passed over: %s", folder.name, error)
+            continue
+        # Another client may still be writing there; what it leaves is removed with the next start.
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+
+
+def _uploaded(folder: Path) -> list[_XetFile]:
+    """The files of all shards that are complete."""
+    found: list[_XetFile] = []
+    for shard in folder.glob(f"{_XORBS}/shards/*.mdb"):
+        # One that is being written, or was when its client was killed, ends too early.
+        with suppress(struct.error, FileNotFoundError):
+            found += list(_files(shard.read_bytes()))
+    return found
 
 
 def _store(repository: Repository, folder: Path, files: list[_XetFile]) -> None:

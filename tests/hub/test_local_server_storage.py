@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import time
 from base64 import b64encode
@@ -177,6 +178,35 @@ def test_a_client_killed_while_it_uploads_finishes_when_run_again(local_hub: Loc
     for number in range(3):
         got = local_hub.call("GET", f"/org/name/resolve/main/{number}.bin")[2]
         assert got == bytes([0, number]) * 10_000_000
+    assert_sound(local_hub.folder)
+
+
+@pytest.mark.parametrize("damaged", ["shards/*.mdb", "xorbs/default.*[0-9a-f]"])
+def test_what_a_killed_xet_client_leaves_harms_no_other(local_hub: LocalHub, damaged: str) -> None:
+    script = """
+        import os
+        import huggingface_hub._commit_api
+        from huggingface_hub import HfApi
+
+        if {deadly}:
+            huggingface_hub._commit_api._send_commit = lambda *arguments, **options: os._exit(9)
+        api = HfApi()
+        api.create_repo("org/name", exist_ok=True)
+        with open("f.bin", "wb") as file:
+            file.write(b"\\0" + bytes(range(256)) * 1000)
+        api.upload_file(repo_id="org/name", path_or_fileobj="f.bin", path_in_repo="f.bin")
+    """
+    assert local_hub.run_python(script.format(deadly=True), HF_HUB_DISABLE_XET="0").returncode == 9
+    (left,) = local_hub.folder.glob("models/org/name/incoming/xet-*")
+    (file,) = left.glob(f"xet/xorbs/{damaged}")
+    file.write_bytes(file.read_bytes()[:100])
+    for number in range(4):
+        shutil.copytree(left, left.with_name(f"xet-{number}"))
+    result = local_hub.run_python(script.format(deadly=False), HF_HUB_DISABLE_XET="0")
+    assert result.returncode == 0, result.stderr
+    assert local_hub.call("GET", "/org/name/resolve/main/f.bin")[2] == b"\0" + bytes(range(256)) * 1000
+    local_hub.stop()
+    local_hub.start()
     assert_sound(local_hub.folder)
 
 
