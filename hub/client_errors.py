@@ -53,9 +53,14 @@ def _is_transient(error: BaseException) -> bool:
     status = status_of(error)
     if status is not None:
         # A conflict counts as well: who looks again finds what the other publisher has made.
-        return status in (408, 409, 412, 429) or status >= 500
+        return status in (408, 409, 412, 429) or status >= 500 or _is_stale_link(error)
     # xet reports what happens on the network as plain runtime errors.
     return isinstance(error, HTTPError | ConnectionError | TimeoutError | RuntimeError)
+
+
+def _is_stale_link(error: BaseException) -> bool:
+    """Whether the link to upload a file was refused, which needs no token but ends with its time."""
+    return isinstance(error, HfHubHTTPError) and status_of(error) == 403 and error.response.request.method == "PUT"
 
 
 def _reason(error: Exception, repo_id: str) -> str:
@@ -72,6 +77,8 @@ def _reason(error: Exception, repo_id: str) -> str:
 
 def _refusal(error: HfHubHTTPError, repo_id: str) -> str:
     status = error.response.status_code
+    if _is_stale_link(error):
+        return "the Hub no longer accepts the link to upload a file (403); run the same command again to finish"
     known = {
         401: f"the Hub does not accept the token, or {repo_id} needs one (401); {_LOG_IN}",
         403: f"the token may not write to {repo_id} (403); use a token with write access to this namespace",

@@ -36,8 +36,8 @@ def memory_content(folder: StepFolder, hub_model_id: str) -> StepContent:
         StepFolderError: The run has no memory of this step.
     """
     file = folder.path.parent / "memory" / f"{folder.tag}.parquet"
-    if not file.is_file():
-        raise StepFolderError(f"memory/{file.name} is missing: the run keeps no rehearsal memory, or lost it")
+    if not file.is_file() or file.is_symlink():
+        raise StepFolderError(f"memory/{file.name} is no file: the run keeps no rehearsal memory, or lost it")
     card = LocalFile(file, _card(folder, hub_model_id).encode())
     return StepContent(
         folder.step,

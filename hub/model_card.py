@@ -66,6 +66,7 @@ def render_card(folder: StepFolder, hub_model_id: str | None = None) -> str:
         step=folder.step,
         steps_known="step 1" if folder.step == 1 else f"steps 1 to {folder.step}",
         num_steps=results.num_steps,
+        method=results.method,
         first_own_step=results.first_own_step,
         ancestors=[_ancestor_sentence(results, each) for each in results.ancestors],
         num_seen_classes=results.last.num_seen_classes,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils import disable_progress_bars, logging
 
 from hub.client_errors import one_line_errors
 from hub.errors import PublishError, UserError
@@ -183,6 +183,15 @@ def plan_contents(
     return planned
 
 
+def quiet_client() -> None:
+    """
+    Lets the client of the Hub show nothing of its own: what fails is told in one line, and its warnings would show
+    signed upload links.
+    """
+    disable_progress_bars()
+    logging.set_verbosity_error()
+
+
 def check_repo_id(hub_model_id: str) -> None:
     """Raises [`PublishError`] where this is no id of a repository."""
     if not is_repo_id(hub_model_id):
@@ -254,7 +263,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `python -m hub.publish`; returns the exit status."""
     options = _parser().parse_args(arguments)
-    disable_progress_bars()
+    quiet_client()
     try:
         _dry_run(options) if options.dry_run else _publish(options)
     except UserError as error:

@@ -24,7 +24,7 @@ from hub.background import BackgroundPublisher
 from hub.errors import UserError
 from hub.model_card import complete_step_folder
 from hub.preflight import preflight
-from hub.publish import publish_step
+from hub.publish import publish_step, quiet_client
 from modeling_dytox import DyToxForImageClassification
 from modeling_dytox.image_processing import make_image_processor
 from training.arguments import Arguments, parse_arguments
@@ -355,6 +355,7 @@ def main() -> None:
     """
     disable_progress_bars()
     logging.disable_progress_bar()
+    quiet_client()
     try:
         with interruptible():
             arguments = parse_arguments()

@@ -64,7 +64,8 @@ class PublishedStep:
         if self.folder is not None:
             return None
         try:
-            return str(resolve_revision(self.name, revision=self.revision))
+            resolved: str = resolve_revision(self.name, revision=self.revision).resolved
+            return resolved
         except (RepositoryNotFoundError, RevisionNotFoundError) as error:
             raise InputError(
                 f"{self.option} {self} does not exist on the Hub, or is hidden from your token: give a repository and "

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -64,49 +65,49 @@ def accuracy(seen: dict[str, Any], digits: range) -> float:
 def test_a_published_step_learns_more_classes(
     local_hub: "LocalHub", tiny_options: dict[str, object], tmp_path: Path
 ) -> None:
-    own = {"max_train_samples_per_class": 60, "patch_size": 2, "num_epochs": 12, "finetuning_epochs": 8}
-    own |= {"learning_rate": 3e-3, "finetuning_learning_rate": 1e-3, "memory_size": 100, "drop_path_rate": 0}
-    own |= {"auto_augment": "none", "horizontal_flip": False, "per_device_train_batch_size": 32, "hidden_size": 32}
-    options = tiny_options | own
-    publish = {"push_to_hub": True, "push_memory": True}
-    more = {"num_classes": 10, "classes_per_step": 4, "known_classes": "test"}
-    more |= {"model_name_or_path": "org/first", "model_revision": "step3"}
+    own = {"image_size": 16, "hidden_size": 48, "drop_path_rate": 0, "memory_size": 200, "train_crop": "none"}
+    own |= {"auto_augment": "none", "horizontal_flip": False, "max_train_samples_per_class": 80}
+    own |= {"num_epochs": 20, "learning_rate": 2e-3, "per_device_train_batch_size": 32}
+    own |= {"finetuning_epochs": 10, "finetuning_learning_rate": 1e-3, "num_classes": 5, "classes_per_step": 1}
+    options = tiny_options | own | {"push_to_hub": True, "push_memory": True}
+    more = {"num_classes": 10, "classes_per_step": 5, "known_classes": "test"}
+    more |= {"model_name_or_path": "org/first", "model_revision": "step5"}
     runs = [
-        options | publish | {"output_dir": tmp_path / "first", "hub_model_id": "org/first"},
-        options | publish | more | {"output_dir": tmp_path / "second", "hub_model_id": "org/second"},
-        options | publish | more | {"output_dir": tmp_path / "third", "hub_model_id": "org/first"},
+        options | {"output_dir": tmp_path / "first", "hub_model_id": "org/first"},
+        options | more | {"output_dir": tmp_path / "second", "hub_model_id": "org/second"},
+        options | more | {"output_dir": tmp_path / "third", "hub_model_id": "org/first"},
     ]
     trained = local_hub.run_python(TRAIN.format(runs=[words(run) for run in runs]))
     assert trained.returncode == 0, trained.stderr[-3000:]
-    assert "Continues org/first at step3 after step 3" in trained.stdout
-    assert f"Step 4 is at {local_hub.endpoint}/org/second/tree/step4" in trained.stdout
+    assert "Continues org/first at step5 after step 5" in trained.stdout
+    assert f"Step 6 is at {local_hub.endpoint}/org/second/tree/step6" in trained.stdout
 
-    before, after = look(local_hub, "org/first", "step3"), look(local_hub, "org/second", "step4")
-    assert after == look(local_hub, "org/first", "step4"), "the same run, in the repository of its ancestor"
-    assert after == look(local_hub, "org/second", "step4", remote_code=True)
-    assert after["names"] == [str(digit) for digit in range(10)] and before["names"] == after["names"][:6]
-    old, new = range(6), range(6, 10)
+    before, after = look(local_hub, "org/first", "step5"), look(local_hub, "org/second", "step6")
+    assert after == look(local_hub, "org/first", "step6"), "the same run, in the repository of its ancestor"
+    assert after == look(local_hub, "org/second", "step6", remote_code=True)
+    assert after["names"] == [str(digit) for digit in range(10)] and before["names"] == after["names"][:5]
+    old, new = range(5), range(5, 10)
     assert accuracy(before, new) == 0, "the published model does not know them"
-    assert accuracy(after, new) > 0.5
-    changed = [abs(x - y) for b, a in zip(before["logits"], after["logits"], strict=True) for x, y in zip(b, a[:6])]
-    assert 0 < sum(changed) / len(changed) < 3, "its old logits move, but are the same classifiers' still"
+    assert accuracy(after, new) > 0.3
+    moves = np.abs(np.array(before["logits"]) - np.array(after["logits"])[:, :5])
+    assert 0 < moves.mean() < 3, "its old logits move, but are the same classifiers' still"
+    old_before, old_after, learned = accuracy(before, old), accuracy(after, old), accuracy(after, new)
     print(  # noqa: T201
-        f"old classes {accuracy(before, old):.2%} -> {accuracy(after, old):.2%}, new {accuracy(after, new):.2%}, "
-        f"old logits move by {sum(changed) / len(changed):.3f}"
+        f"old classes {old_before:.2%} -> {old_after:.2%}, new {learned:.2%}, old logits move by {moves.mean():.3f}"
     )
 
     check_history(local_hub)
-    check_words(tmp_path / "second" / "step4")
+    check_words(tmp_path / "second" / "step6")
     check_memory(local_hub, tmp_path)
 
 
 def check_history(hub: "LocalHub") -> None:
-    """The ancestor keeps its revisions; the new repository begins with step 4."""
+    """The ancestor keeps its revisions; the new repository begins with step 6."""
     for path, tags in {
-        "models/org/first": [1, 2, 3, 4],
-        "models/org/second": [4],
-        "datasets/org/first-memory": [1, 2, 3, 4],
-        "datasets/org/second-memory": [4],
+        "models/org/first": [1, 2, 3, 4, 5, 6],
+        "models/org/second": [6],
+        "datasets/org/first-memory": [1, 2, 3, 4, 5, 6],
+        "datasets/org/second-memory": [6],
     }.items():
         refs = json.loads(hub.call("GET", f"/api/{path}/refs")[2])
         assert [tag["name"] for tag in refs["tags"]] == [f"step{step}" for step in tags], path
@@ -119,7 +120,7 @@ def check_words(folder: Path) -> None:
     data = ModelCard.load(folder / "README.md").data.to_dict()
     assert data["base_model"] == "org/first"
     (ancestor,) = json.loads((folder / "results.json").read_text())["ancestors"]
-    assert (ancestor["model"], ancestor["revision"], ancestor["num_steps"]) == ("org/first", "step3", 3)
+    assert (ancestor["model"], ancestor["revision"], ancestor["num_steps"]) == ("org/first", "step5", 5)
     assert yaml.safe_load((folder / "training_config.yaml").read_text())["model_revision"] == ancestor["commit"]
     assert len(ancestor["commit"]) == 40
 
@@ -130,14 +131,14 @@ def check_memory(hub: "LocalHub", tmp_path: Path) -> None:
         """
         import json
         from datasets import load_dataset
-        for repo, revision in (("org/first-memory", "step2"), ("org/second-memory", "step4")):
+        for repo, revision in (("org/first-memory", "step2"), ("org/second-memory", "step6")):
             memory = load_dataset(repo, revision=revision, split="train")
             assert memory[0]["image"].size == (8, 8)
             print(json.dumps(memory.remove_columns("image").to_dict()))
         """
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    for line, file in zip(done.stdout.splitlines(), ("first/memory/step2", "second/memory/step4"), strict=True):
+    for line, file in zip(done.stdout.splitlines(), ("first/memory/step2", "second/memory/step6"), strict=True):
         saved = pq.read_table(tmp_path / f"{file}.parquet").drop_columns("image").to_pydict()
         assert json.loads(line) == saved
 
