@@ -50,6 +50,8 @@ def preflight(
         with one_line_errors(f"publish to {repo_id}", repo_id, secret):
             api = HfApi(token=token)
             _make_repository(api, repo_id, repo_type, private, secret)
+            # The images of a private model are no more public than the model.
+            private = RemoteRun(api, repo_id, repo_type).is_private()
             remote = RemoteRun.read(api, repo_id, repo_type)
             contents = [_content(folder, hub_model_id, repo_type, secret) for folder in done]
             plan_contents(contents, remote, overwrite_revisions)

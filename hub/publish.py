@@ -93,22 +93,23 @@ def publish_step(
         remote = RemoteRun.read(api, hub_model_id)
         make_plan(content, remote, overwrite_revisions)
         _write_card(step_folder, content)
-        commit, created = publish_content(content, _made(remote, private), overwrite_revisions)
-    memory = None
-    if push_memory:
-        memory = _publish_memory(step_folder, hub_model_id, private, overwrite_revisions, token)
+        remote = _made(remote, private)
+        commit, created = publish_content(content, remote, overwrite_revisions)
+    memory = _publish_memory(step_folder, remote, overwrite_revisions, token) if push_memory else None
     return PublishedStep(step_folder.step, remote.url, commit, created, memory)
 
 
 def _publish_memory(
-    folder: StepFolder, hub_model_id: str, private: bool, overwrite_revisions: bool, token: str | None
+    folder: StepFolder, model: RemoteRun, overwrite_revisions: bool, token: str | None
 ) -> PublishedStep:
-    repo_id = memory_repo_id(hub_model_id)
+    repo_id = memory_repo_id(model.repo_id)
     with one_line_errors(f"publish the memory of {folder.tag} to {repo_id}", repo_id, token or get_token()):
         remote = RemoteRun.read(HfApi(token=token), repo_id, "dataset")
-        content = memory_content(folder, hub_model_id)
+        content = memory_content(folder, model.repo_id)
         make_plan(content, remote, overwrite_revisions)
-        commit, created = publish_content(content, _made(remote, private), overwrite_revisions)
+        # The images of a private model are no more public than the model.
+        made = remote if remote.exists else _made(remote, model.is_private())
+        commit, created = publish_content(content, made, overwrite_revisions)
     return PublishedStep(folder.step, remote.url, commit, created)
 
 

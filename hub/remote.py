@@ -88,6 +88,10 @@ class RemoteRun:
         prefix = "" if self.repo_type == "model" else f"{self.repo_type}s/"
         return f"{self.api.endpoint}/{prefix}{self.repo_id}"
 
+    def is_private(self) -> bool:
+        """Whether the repository, which exists, is hidden from the public."""
+        return bool(self.api.repo_info(self.repo_id, repo_type=self.repo_type).private)
+
     def files(self, commit: str | None) -> dict[str, RepoFile]:
         """The files of a commit by path, except the one the Hub keeps for itself."""
         if commit is None:

@@ -78,6 +78,8 @@ class IncrementalRun:
         self.scenario = make_scenario(load_splits(arguments.data), arguments.data, known)
         num_classes = len(self.scenario.class_names)
         options = arguments.method
+        if arguments.output.push_memory and not self.method.uses_memory:
+            raise InputError(f"--push_memory: the method {self.method.name} keeps no rehearsal memory; leave it out.")
         self.memory = (
             make_memory(options.memory_size, num_classes, options.fixed_memory) if self.method.uses_memory else None
         )

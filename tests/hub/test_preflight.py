@@ -129,3 +129,24 @@ def test_a_repository_with_other_files_is_left_alone_unless_it_is_empty(
     assert done.returncode == 0, done.stderr
     (answer,) = answers_of(local_hub, ("org/run", {}))
     assert answer == "ready" if "README.md" in files else "already holds other files (tokenizer.json)" in answer
+
+
+def test_the_memory_of_a_private_model_is_private(local_hub: "LocalHub", tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", fake_results(1))
+    (run / "memory").mkdir()
+    (run / "memory" / "step1.parquet").write_bytes(b"exemplars")
+    done = local_hub.run_python(
+        f"""
+        from huggingface_hub import HfApi
+        from hub.preflight import preflight
+        from hub.publish import publish_run
+        for name in ("org/a", "org/b"):
+            HfApi().create_repo(name, private=True)
+        preflight("org/a", push_memory=True)
+        publish_run({str(run)!r}, "org/b", push_memory=True)
+        publish_run({str(run)!r}, "org/c", push_memory=True)
+        print(*(HfApi().dataset_info(f"org/{{name}}-memory").private for name in "abc"))
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True", "True", "False"]
