@@ -15,6 +15,16 @@ HURRIED_DELAY = 5.0
 #: Seconds that `close` waits for the Hub at most.
 PATIENCE = 3600.0
 
+_THREAD_NAME = "hub publisher"
+
+
+def is_publishing() -> bool:
+    """
+    Whether something is on its way to the Hub. Python would wait for it at its end, as the client uploads in threads
+    that are no daemons.
+    """
+    return any(thread.name == _THREAD_NAME for thread in threading.enumerate())
+
 
 class BackgroundPublisher:
     """
@@ -45,8 +55,7 @@ class BackgroundPublisher:
         self._reported = ""
         self._closing = threading.Event()
         self._given_up = threading.Event()
-        # A daemon: a run that is stopped does not wait for the Hub.
-        self._thread = threading.Thread(target=self._work, name="publisher", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=_THREAD_NAME, daemon=True)
         self._thread.start()
 
     def submit(self, step: int) -> None:
@@ -121,4 +130,4 @@ class BackgroundPublisher:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         if reason != self._reported:
             self._reported = reason
-            self._report(f"Step {step} is not published: {reason}.")
+            self._report(f"Step {step} is not published: {reason}. Training goes on.")

@@ -5,9 +5,9 @@ from pathlib import Path
 from huggingface_hub import DatasetCard, DatasetCardData
 from jinja2 import Environment
 
-from hub.errors import StepFolderError
+from hub.errors import PublishError, StepFolderError
 from hub.plan import StepContent
-from hub.remote import LocalFile
+from hub.remote import LocalFile, RemoteRun
 from hub.step_folder import CARD, StepFolder
 from hub.text import code_span, without_local_path
 
@@ -45,6 +45,20 @@ def memory_content(folder: StepFolder, hub_model_id: str) -> StepContent:
         title=f"Step {folder.step}: exemplars of {folder.results.last.num_seen_classes} classes",
         first_own_step=folder.results.first_own_step,
     )
+
+
+def check_privacy(remote: RemoteRun, private: bool) -> None:
+    """
+    Makes sure that images which are to be private do not go to a public data set.
+
+    Raises:
+        PublishError: The data set exists, and is public.
+    """
+    if private and remote.exists and not remote.is_private():
+        raise PublishError(
+            f"{remote.name} is public, but its images are to be private like the model; make it private first, or "
+            "publish without the memory"
+        )
 
 
 def _card(folder: StepFolder, hub_model_id: str) -> str:

@@ -138,7 +138,8 @@ def write_aside(path: Path, text: str) -> None:
 
 def _metadata(results: RunResults, repo_id: str) -> ModelCardData:
     last_ancestor = results.ancestors[-1].model if results.ancestors else ""
-    base_model = last_ancestor if is_repo_id(last_ancestor) else None
+    # Within one repository, what came before is another revision.
+    base_model = last_ancestor if is_repo_id(last_ancestor) and last_ancestor != repo_id else None
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",

@@ -1,5 +1,6 @@
 """What it takes to publish a step, given what the Hub holds already. Nothing here changes anything."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,15 +24,15 @@ class StepContent:
         files: Path in the repository -> file; nothing else stays on `main`.
         title: The title of the commit.
         first_own_step: The first step of the run, greater than 1 if it continues a published model.
-        earlier_steps: What `results.json` tells of the steps before `first_own_step`, as parsed JSON; they are checked
-            against the revision before, if the run goes on in the repository of the model it continues.
+        earlier_steps: What `results.json` tells of the steps before `first_own_step`, as parsed JSON, if the run
+            continues a published model.
     """
 
     step: int
     files: dict[str, LocalFile]
     title: str
     first_own_step: int = 1
-    earlier_steps: list[Any] | None = None
+    earlier_steps: Sequence[Any] | None = None
 
     @property
     def tag(self) -> str:
@@ -62,14 +63,21 @@ def make_plan(content: StepContent, remote: RemoteRun, overwrite_revisions: bool
     if remote.holds(remote.head, content.files):
         return Plan("tag", remote.head)
     if not overwrite_revisions:
-        _check_head(content.step, content.first_own_step, remote)
-    _check_ancestor(content, remote)
+        _check_head(content.step, remote)
+    if content.step == content.first_own_step:
+        _check_ancestor(content.step, content.earlier_steps, remote)
     return Plan("commit")
 
 
-def check_room(step: int, first_own_step: int, remote: RemoteRun, overwrite_revisions: bool) -> None:
+def check_room(
+    step: int,
+    remote: RemoteRun,
+    overwrite_revisions: bool,
+    first_own_step: int = 1,
+    earlier_steps: Sequence[Any] | None = None,
+) -> None:
     """
-    Makes sure that a step that is still to be learned will find its place on the Hub.
+    Makes sure that a step that is still to be learned will find its place on the Hub; see [`StepContent`].
 
     Raises:
         PublishError: Revisions or files are in its way.
@@ -81,7 +89,9 @@ def check_room(step: int, first_own_step: int, remote: RemoteRun, overwrite_revi
         )
     _check_order(step, first_own_step, remote, overwrite_revisions)
     if not overwrite_revisions:
-        _check_head(step, first_own_step, remote)
+        _check_head(step, remote)
+    if step == first_own_step:
+        _check_ancestor(step, earlier_steps, remote)
 
 
 def _check_order(step: int, first_own_step: int, remote: RemoteRun, overwrite_revisions: bool) -> None:
@@ -98,7 +108,7 @@ def _check_order(step: int, first_own_step: int, remote: RemoteRun, overwrite_re
         raise PublishError(f"{remote.name} has no step{step - 1} yet, publish it before step{step}")
 
 
-def _check_head(step: int, first_own_step: int, remote: RemoteRun) -> None:
+def _check_head(step: int, remote: RemoteRun) -> None:
     before = remote.tags.get(step - 1)
     if before is not None and remote.head != before:
         raise PublishError(
@@ -112,16 +122,24 @@ def _check_head(step: int, first_own_step: int, remote: RemoteRun) -> None:
         )
 
 
-def _check_ancestor(content: StepContent, remote: RemoteRun) -> None:
+def _check_ancestor(step: int, earlier_steps: Sequence[Any] | None, remote: RemoteRun) -> None:
     """A continued model goes on in the repository of its ancestor, or begins one of its own."""
-    before = remote.tags.get(content.step - 1)
-    if content.step != content.first_own_step or content.earlier_steps is None or before is None:
+    before = remote.tags.get(step - 1)
+    if before is None or earlier_steps is None:
         return
-    if remote.steps_of(before) != content.earlier_steps:
+    if _identity(remote.steps_of(before)) != _identity(earlier_steps):
         raise PublishError(
-            f"step{content.step - 1} of {remote.name} is not the model that step{content.step} continues; "
+            f"step{step - 1} of {remote.name} is not the model that step{step} continues; "
             "choose another --hub_model_id"
         )
+
+
+def _identity(steps: Any) -> Any:
+    """What tells a run by its steps, however much else later versions record of them."""
+    try:
+        return [(step["classes"], step["accuracy"], step["num_parameters"]) for step in steps]
+    except (KeyError, TypeError):
+        return None
 
 
 def _difference(remote: RemoteRun, commit: str, files: dict[str, LocalFile]) -> str:

@@ -1,13 +1,15 @@
 """Looks at the Hub before the first epoch: will it take what the run is going to publish?"""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from hub.client_errors import one_line_errors, status_of
 from hub.errors import PublishError
-from hub.memory_dataset import memory_content, memory_repo_id
+from hub.memory_dataset import check_privacy, memory_content, memory_repo_id
 from hub.plan import StepContent, check_room
 from hub.publish import check_repo_id, model_content, plan_contents
 from hub.remote import RemoteRun
@@ -19,6 +21,7 @@ def preflight(
     output_dir: str | Path | None = None,
     *,
     first_own_step: int = 1,
+    earlier_steps: Sequence[Any] | None = None,
     private: bool = False,
     push_memory: bool = False,
     overwrite_revisions: bool = False,
@@ -31,6 +34,7 @@ def preflight(
         hub_model_id: `namespace/name`.
         output_dir: The folder of the run, whose complete steps may be on the Hub already; None for a new run.
         first_own_step: The first step of the run, greater than 1 if it continues a published model.
+        earlier_steps: What `results.json` tells of the steps before it, as parsed JSON.
         private: Visibility of repositories that are made now; one that exists keeps its own.
         push_memory: Whether the rehearsal memory is going to be published as well.
         overwrite_revisions: Whether revisions with other content may be replaced.
@@ -50,14 +54,16 @@ def preflight(
         with one_line_errors(f"publish to {repo_id}", repo_id, secret):
             api = HfApi(token=token)
             _make_repository(api, repo_id, repo_type, private, secret)
-            # The images of a private model are no more public than the model.
-            private = RemoteRun(api, repo_id, repo_type).is_private()
             remote = RemoteRun.read(api, repo_id, repo_type)
+            private = private or (repo_type == "model" and remote.is_private())
+            if repo_type == "dataset":
+                check_privacy(remote, private)
             contents = [_content(folder, hub_model_id, repo_type, secret) for folder in done]
             plan_contents(contents, remote, overwrite_revisions)
             if not done or done[-1].step < done[-1].results.num_steps:
                 next_step = done[-1].step + 1 if done else first_own_step
-                check_room(next_step, first_own_step, remote, overwrite_revisions)
+                earlier = earlier_steps if repo_type == "model" else None
+                check_room(next_step, remote, overwrite_revisions, first_own_step, earlier)
 
 
 def _content(folder: StepFolder, hub_model_id: str, repo_type: str, token: str | None) -> StepContent:

@@ -9,7 +9,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
@@ -17,7 +17,7 @@ from huggingface_hub.utils import disable_progress_bars, logging
 
 from hub.client_errors import one_line_errors
 from hub.errors import PublishError, UserError
-from hub.memory_dataset import MEMORY_SUFFIX, memory_content, memory_repo_id
+from hub.memory_dataset import MEMORY_SUFFIX, check_privacy, memory_content, memory_repo_id
 from hub.model_card import card_for, write_aside
 from hub.plan import Plan, StepContent, make_plan
 from hub.remote import LocalFile, RemoteRun
@@ -87,30 +87,33 @@ def publish_step(
     """
     step_folder = folder if isinstance(folder, StepFolder) else StepFolder.read(folder)
     check_repo_id(hub_model_id)
-    api = HfApi(token=token)
+    # Before anything goes up: a model without the memory that was asked for would be half of a step.
+    memory = memory_content(step_folder, hub_model_id) if push_memory else None
     with one_line_errors(f"publish {step_folder.tag} to {hub_model_id}", hub_model_id, token or get_token()):
         content = model_content(step_folder, hub_model_id, token or get_token())
-        remote = RemoteRun.read(api, hub_model_id)
+        remote = RemoteRun.read(HfApi(token=token), hub_model_id)
         make_plan(content, remote, overwrite_revisions)
         _write_card(step_folder, content)
         remote = _made(remote, private)
         commit, created = publish_content(content, remote, overwrite_revisions)
-    memory = _publish_memory(step_folder, remote, overwrite_revisions, token) if push_memory else None
-    return PublishedStep(step_folder.step, remote.url, commit, created, memory)
+        # The images of a private model are no more public than the model.
+        private = private or (push_memory and remote.is_private())
+    published = PublishedStep(step_folder.step, remote.url, commit, created)
+    if memory is None:
+        return published
+    return replace(published, memory=_publish_memory(memory, hub_model_id, private, overwrite_revisions, token))
 
 
 def _publish_memory(
-    folder: StepFolder, model: RemoteRun, overwrite_revisions: bool, token: str | None
+    content: StepContent, hub_model_id: str, private: bool, overwrite_revisions: bool, token: str | None
 ) -> PublishedStep:
-    repo_id = memory_repo_id(model.repo_id)
-    with one_line_errors(f"publish the memory of {folder.tag} to {repo_id}", repo_id, token or get_token()):
+    repo_id = memory_repo_id(hub_model_id)
+    with one_line_errors(f"publish the memory of {content.tag} to {repo_id}", repo_id, token or get_token()):
         remote = RemoteRun.read(HfApi(token=token), repo_id, "dataset")
-        content = memory_content(folder, model.repo_id)
+        check_privacy(remote, private)
         make_plan(content, remote, overwrite_revisions)
-        # The images of a private model are no more public than the model.
-        made = remote if remote.exists else _made(remote, model.is_private())
-        commit, created = publish_content(content, made, overwrite_revisions)
-    return PublishedStep(folder.step, remote.url, commit, created)
+        commit, created = publish_content(content, _made(remote, private), overwrite_revisions)
+    return PublishedStep(content.step, remote.url, commit, created)
 
 
 def _made(remote: RemoteRun, private: bool) -> RemoteRun:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
@@ -113,6 +113,9 @@ class RemoteRun:
         try:
             path = self.api.hf_hub_download(self.repo_id, RESULTS, revision=commit, repo_type=self.repo_type)
             return json.loads(Path(path).read_bytes())["steps"]
+        except LocalEntryNotFoundError:
+            # The client's name for a connection that failed, which tells nothing about the file.
+            raise
         except (EntryNotFoundError, ValueError, KeyError, TypeError):
             return None
 

@@ -35,9 +35,9 @@ def publish_content(content: StepContent, remote: RemoteRun, overwrite_revisions
         try:
             return _carry_out(plan, content, remote), needed
         except CLIENT_ERRORS:
-            remote = remote.read_again()
+            before, remote = remote, remote.read_again()
             left = _plan_or_none(content, remote, overwrite_revisions)
-            if left is None or left.action == plan.action:
+            if left is None or (left, remote.tags) == (plan, before.tags):
                 raise
             plan = left
 

@@ -188,7 +188,9 @@ class Arguments:
     def recipe(self) -> dict[str, Any]:
         """The options that decide the result of the run: equal recipes with equal seeds give equal models."""
         recipe: dict[str, Any] = {}
-        for group in (self.data, self.continuation, self.model, self.method, self.optimization):
+        if self.continuation.model_name_or_path is not None:
+            recipe |= asdict(self.continuation)
+        for group in (self.data, self.model, self.method, self.optimization):
             recipe |= asdict(group)
         for name in ("num_workers", "per_device_eval_batch_size", "attn_implementation"):
             del recipe[name]

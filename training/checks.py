@@ -42,6 +42,25 @@ def check_precision(arguments: Arguments, accelerator: Accelerator) -> None:
         )
 
 
+def check_no_memory_asked_for(arguments: Arguments) -> None:
+    """
+    Makes sure that no option speaks of a rehearsal memory, where the method keeps none.
+
+    Raises:
+        InputError: one does.
+    """
+    options = {
+        "push_memory": arguments.output.push_memory,
+        "memory_name_or_path": arguments.continuation.memory_name_or_path,
+    }
+    for name, value in options.items():
+        if value:
+            raise InputError(
+                f"--{name}: --method {arguments.method.method} keeps no rehearsal memory; leave it out, or choose "
+                "another method."
+            )
+
+
 def check_images(scenario: Scenario, accelerator: Accelerator) -> dict[str, str]:
     """
     Reads the images of both splits, shared out over the processes; of a large split evenly spread ones.
@@ -64,9 +83,19 @@ def check_images(scenario: Scenario, accelerator: Accelerator) -> dict[str, str]
     return fingerprints
 
 
-def check_disk(folder: Path, scenario: Scenario, arguments: Arguments, last_step: int) -> None:
+def check_disk(
+    folder: Path, scenario: Scenario, arguments: Arguments, last_step: int, memory_size: int, released: Path
+) -> None:
     """
     Makes sure that what the run will write has room on the disk: the models, memories and states of all steps.
+
+    Args:
+        folder (`Path`): the folder of the run.
+        scenario (`Scenario`): its steps.
+        arguments (`Arguments`): the options of the run.
+        last_step (`int`): the last step that is complete.
+        memory_size (`int`): exemplars that are kept, 0 without a memory.
+        released (`Path`): a folder of which everything will be replaced.
 
     Raises:
         InputError: it has not.
@@ -77,12 +106,13 @@ def check_disk(folder: Path, scenario: Scenario, arguments: Arguments, last_step
     everything = replace(steps[0], class_names=scenario.class_names, class_range=(0, len(scenario.class_names)))
     with torch.device("meta"):
         weights = 4 * make_model(arguments, everything).num_parameters()
-    image = scenario.train.images.data.nbytes / max(1, scenario.train.images.data.num_rows)
-    memories = len(steps) * arguments.method.memory_size * image
+    table = scenario.train.images.data
+    memories = len(steps) * memory_size * table.nbytes / max(1, table.num_rows)
     # A state holds the weights and two moments of each; the newest, one before, those of past phases and a new one.
     needed = len(steps) * weights + memories + 4 * 3 * weights
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
+    released_bytes = sum(file.stat().st_size for file in released.rglob("*") if file.is_file())
+    free = shutil.disk_usage(existing).free + released_bytes
     if needed > free:
         raise InputError(
             f"--output_dir {folder} has {free / 1e9:.1f} GB of free disk, the run needs about {needed / 1e9:.1f} GB: "

@@ -1,13 +1,22 @@
 """A published step to teach more classes: its model, image processor, results and rehearsal memory."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import yaml
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from transformers import ViTImageProcessor
 from transformers.utils import logging
 
@@ -17,6 +26,7 @@ from training.errors import InputError, first_line
 from training.memory import RehearsalMemory
 from training.published import PublishedStep, is_repository
 from training.results import Results
+from training.run_folder import RECIPE_FILE
 from training.scenario import KnownClasses
 
 
@@ -91,7 +101,7 @@ class Continuation:
     def ancestors(self) -> list[dict[str, Any]]:
         """The published models that this run goes back to, the oldest first, as `results.json` lists them."""
         own = {
-            "model": self.source.name if self.source.folder is None else self.source.folder.absolute().name,
+            "model": self.source.name if self.source.folder is None else self.source.folder.resolve().name,
             "revision": self.source.revision,
             "commit": self.source.commit,
             "num_steps": self.num_steps,
@@ -99,9 +109,12 @@ class Continuation:
         }
         return [*self.results.ancestors, own]
 
-    def load_memory(self, memory: RehearsalMemory) -> None:
+    def load_memory(self, memory: RehearsalMemory) -> str:
         """
         Fills `memory` with the exemplars of the step, as many of each class as it has room for.
+
+        Returns:
+            `str`: a digest of the memory's file, or "none".
 
         Raises:
             InputError: there is no such memory, it is damaged, or it is of another model.
@@ -113,10 +126,11 @@ class Continuation:
                 f"The run continues {self.source} without exemplars of the {len(class_names)} classes that it knows: "
                 "expect it to forget much of those that the data set holds no images of."
             )
-            return
-        check_memory(path, class_names, self.num_steps)
+            return "none"
+        check_memory(path, class_names)
         memory.load(path)
         memory.cut(len(class_names))
+        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
     def _memory_file_if_any(self) -> Path | None:
         if self.options.memory_name_or_path == "none":
@@ -146,19 +160,25 @@ class Continuation:
         try:
             revision = f"step{self.num_steps}"
             return Path(hf_hub_download(name, MEMORY_FILE, repo_type="dataset", revision=revision))
+        except (LocalEntryNotFoundError, GatedRepoError) as error:
+            # Special cases of what follows, which say nothing about whether there is a memory.
+            raise self._not_downloaded(name, error) from error
         except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
             raise self._no_memory(f"the data set {name} has no {revision}") from None
         except (OSError, ValueError, HTTPError) as error:
-            raise InputError(
-                f"The rehearsal memory {name} cannot be downloaded ({first_line(error)}): see to the connection and "
-                "run the same command again."
-            ) from error
+            raise self._not_downloaded(name, error) from error
 
     def _memory_beside_the_model(self) -> str:
         folder = self.source.folder
         if folder is None:
             return self.source.name + MEMORY_SUFFIX
         return str(folder.absolute().parent / "memory" / f"step{self.num_steps}.parquet")
+
+    def _not_downloaded(self, name: str, error: Exception) -> InputError:
+        return InputError(
+            f"The rehearsal memory {name} cannot be downloaded ({first_line(error)}): see to the connection and to "
+            "your token, and run the same command again."
+        )
 
     def _no_memory(self, reason: str) -> MissingMemoryError:
         return MissingMemoryError(
@@ -179,35 +199,64 @@ def load_continuation(arguments: Arguments) -> Continuation | None:
     options = arguments.continuation
     if options.model_name_or_path is None:
         return None
+    output_dir = Path(arguments.output.output_dir)
+    commit = None if arguments.output.overwrite_output_dir else _commit_before(output_dir, options)
     names = ("--model_name_or_path", "--model_revision")
-    source = PublishedStep(options.model_name_or_path, options.model_revision, names)
+    source = PublishedStep(options.model_name_or_path, options.model_revision, names, commit)
+    _check_apart(source, output_dir)
     model, processor = source.load()
     model.set_attn_implementation(arguments.model.attn_implementation)
     results = _results_of(source, model.config)
     return Continuation(options, source, model, processor, results)
 
 
-def check_memory(path: Path, class_names: Sequence[str], num_steps: int) -> None:
+def check_memory(path: Path, class_names: Sequence[str]) -> None:
     """
-    Makes sure that a rehearsal memory holds exemplars of these classes under these label ids.
+    Makes sure that a rehearsal memory holds exemplars of each of these classes, under these label ids.
 
     Raises:
         InputError: it does not, or cannot be read.
     """
+    advice = "give the memory of the step that is continued, see --memory_name_or_path."
     try:
-        columns = pq.read_table(path, columns=["label", "class_name"]).to_pydict()
+        columns = pq.read_table(path, columns=["label", "class_name", "step", "source_index"]).to_pydict()
+        pq.read_schema(path).field("image")
     except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"The rehearsal memory {path.name} cannot be read ({first_line(error)}): {advice}") from error
+    if any(value is None for column in columns.values() for value in column):
+        raise InputError(f"The rehearsal memory {path.name} lacks values in some rows: {advice}")
+    named = dict(zip(columns["label"], columns["class_name"], strict=True))
+    if sorted(named) != list(range(len(class_names))):
         raise InputError(
-            f"The rehearsal memory {path.name} cannot be read ({first_line(error)}): give the Parquet file of step "
-            f"{num_steps}."
-        ) from error
-    for label, name in sorted(set(zip(columns["label"], columns["class_name"], strict=True))):
-        expected = class_names[label] if 0 <= label < len(class_names) else None
-        if name != expected:
+            f"The rehearsal memory {path.name} is of another step or model: it has exemplars of {len(named)} classes, "
+            f"the model knows {len(class_names)}; {advice}"
+        )
+    for label, name in sorted(named.items()):
+        if name != class_names[label]:
             raise InputError(
                 f"The rehearsal memory {path.name} is of another model: its label {label} is {name!r}, that of the "
-                f"model {expected!r}. Give the memory of the step that is continued."
+                f"model {class_names[label]!r}; {advice}"
             )
+
+
+def _commit_before(output_dir: Path, options: ContinuationArguments) -> str | None:
+    """The commit that the run in `output_dir` began with, if that was `main`, which may have moved meanwhile."""
+    if options.model_revision not in (None, "main"):
+        return None
+    try:
+        recipe = yaml.safe_load((output_dir / RECIPE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    same = isinstance(recipe, dict) and recipe.get("model_name_or_path") == options.model_name_or_path
+    return recipe.get("model_revision") if same else None
+
+
+def _check_apart(source: PublishedStep, output_dir: Path) -> None:
+    """What is continued must not lie where the new run is written, and may be deleted."""
+    if source.folder is not None and source.folder.resolve().is_relative_to(output_dir.resolve()):
+        raise InputError(
+            f"--output_dir {output_dir} holds the step that is continued, {source}: choose another folder."
+        )
 
 
 def _results_of(source: PublishedStep, config: DyToxConfig) -> Results:

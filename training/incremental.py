@@ -6,6 +6,7 @@ Learns the classes of a data set step by step and publishes the model of each st
 The same command again goes on after the last epoch that was completed.
 """
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -20,16 +21,16 @@ from accelerate.utils import broadcast_object_list
 from datasets import disable_progress_bars
 from transformers.utils import logging
 
-from hub.background import BackgroundPublisher
+from hub.background import is_publishing
 from hub.errors import UserError
 from hub.model_card import complete_step_folder
-from hub.preflight import preflight
-from hub.publish import publish_step, quiet_client
+from hub.publish import quiet_client
+from hub.run_publisher import RunPublisher, Target
 from modeling_dytox import DyToxForImageClassification
 from modeling_dytox.image_processing import make_image_processor
 from training.arguments import Arguments, parse_arguments
 from training.checkpointing import Checkpoints, TrainingState
-from training.checks import check_disk, check_images, check_precision, check_shared
+from training.checks import check_disk, check_images, check_no_memory_asked_for, check_precision, check_shared
 from training.continuation import load_continuation
 from training.data import load_splits
 from training.errors import InputError, last_message
@@ -78,14 +79,14 @@ class IncrementalRun:
         self.scenario = make_scenario(load_splits(arguments.data), arguments.data, known)
         num_classes = len(self.scenario.class_names)
         options = arguments.method
-        if arguments.output.push_memory and not self.method.uses_memory:
-            raise InputError(f"--push_memory: the method {self.method.name} keeps no rehearsal memory; leave it out.")
+        if not self.method.uses_memory:
+            check_no_memory_asked_for(arguments)
         self.memory = (
             make_memory(options.memory_size, num_classes, options.fixed_memory) if self.method.uses_memory else None
         )
         recipe = recipe_of(arguments, accelerator.num_processes, accelerator.mixed_precision)
         self.folder = RunFolder(Path(arguments.output.output_dir), recipe, known.num_steps)
-        self.publisher: BackgroundPublisher | None = None
+        self.publisher = self.make_publisher()
         image_size = arguments.model.image_size
         self.processor = self.continuation.processor if self.continuation else make_image_processor(image_size)
         self.log = RunLog(accelerator, self.folder.path)
@@ -105,6 +106,8 @@ class IncrementalRun:
         try:
             self.prepare()
             self.learn_steps(*self.resume())
+            if self.publisher is not None:
+                self.publisher.finish()
         except BaseException:
             if self.publisher is not None:
                 self.publisher.abandon()
@@ -131,52 +134,74 @@ class IncrementalRun:
 
     def prepare(self) -> None:
         """
-        Checks what only a look at the folder, the Hub and the images can tell, before anything is trained.
+        Checks what only a look at the folder, the disk, the Hub and the images can tell, before anything is trained.
 
         Raises:
-            InputError: the Hub refuses, an image cannot be read, or the folder holds another run.
+            InputError: the Hub refuses, an image cannot be read, the disk is too small, there is no memory to
+                continue with, or the folder holds another run.
         """
         output = self.arguments.output
+        on_main_process(self.accelerator, self.check_folder)
+        fingerprint = self.take_up_memory()
         on_main_process(self.accelerator, self.check_hub)
-        on_main_process(self.accelerator, self.check_disk)
-        if (
-            self.continuation
-            and self.memory is not None
-            and self.num_complete_steps() == self.scenario.known.num_steps
-        ):
-            self.continuation.load_memory(self.memory)
-        fingerprint = check_images(self.scenario, self.accelerator)
+        fingerprint |= check_images(self.scenario, self.accelerator)
         on_main_process(self.accelerator, lambda: self.folder.open(fingerprint, overwrite=output.overwrite_output_dir))
         check_shared(self.folder.path, self.accelerator)
         config = {name: str(value) for name, value in publishable(self.folder.recipe).items()}
         self.accelerator.init_trackers("dytox", config=config)
 
-    def num_complete_steps(self) -> int:
-        """Steps that need not be learned any more, those of a continued model included."""
-        anew = self.arguments.output.overwrite_output_dir
-        return self.scenario.known.num_steps if anew else self.folder.last_step()
+    @property
+    def is_anew(self) -> bool:
+        """Whether no step of the run is complete, or none will be once the folder is cleared."""
+        return self.arguments.output.overwrite_output_dir or self.folder.last_step() == self.scenario.known.num_steps
 
-    def check_disk(self) -> None:
-        """Asks the disk whether it has room for what is still to be learned."""
-        check_disk(self.folder.path, self.scenario, self.arguments, self.num_complete_steps())
+    def check_folder(self) -> None:
+        """Looks whether the folder holds another run, and whether what is still to be learned has room there."""
+        overwrite = self.arguments.output.overwrite_output_dir
+        if not overwrite:
+            self.folder.check_recipe()
+        last_step = self.scenario.known.num_steps if self.is_anew else self.folder.last_step()
+        memory_size = self.arguments.method.memory_size if self.method.uses_memory else 0
+        released = self.folder.path if overwrite else self.folder.checkpoints
+        check_disk(self.folder.path, self.scenario, self.arguments, last_step, memory_size, released)
+
+    def take_up_memory(self) -> dict[str, str]:
+        """The memory of the published step that is continued, as long as the run has none; returns its fingerprint."""
+        if self.continuation is None or self.memory is None or not self.is_anew:
+            return {}
+        fingerprint = self.continuation.load_memory(self.memory)
+        check_agreement(self.accelerator, fingerprint, "rehearsal memories")
+        return {"memory": fingerprint}
+
+    def make_publisher(self) -> RunPublisher | None:
+        """What publishes the run, if it is to be."""
+        output = self.arguments.output
+        if not output.push_to_hub or output.hub_model_id is None or not self.accelerator.is_main_process:
+            return None
+        target = Target(
+            self.folder.path,
+            output.hub_model_id,
+            private=output.hub_private_repo,
+            push_memory=output.push_memory,
+            overwrite_revisions=output.overwrite_revisions,
+        )
+        return RunPublisher(target, self.accelerator.print, logger.warning)
 
     def check_hub(self) -> None:
-        """Asks the Hub, if it will be needed, whether it would take what this run publishes; then stands ready."""
-        output = self.arguments.output
-        if not output.push_to_hub or output.hub_model_id is None:
+        """Asks the Hub, if it will be needed, whether it would take what this run publishes."""
+        if self.publisher is None:
             return
+        overwrite = self.arguments.output.overwrite_output_dir
+        earlier = [asdict(step) for step in self.continuation.results.steps] if self.continuation else None
         try:
-            preflight(
-                output.hub_model_id,
-                None if output.overwrite_output_dir else self.folder.path,
+            self.publisher.start(
+                is_new=overwrite,
+                has_begun=not overwrite and self.folder.is_run,
                 first_own_step=self.scenario.known.num_steps + 1,
-                private=output.hub_private_repo,
-                push_memory=output.push_memory,
-                overwrite_revisions=output.overwrite_revisions,
+                earlier_steps=earlier,
             )
         except UserError as error:
             raise InputError(str(error)) from error
-        self.publisher = BackgroundPublisher(self.publish_now, self.tell_about_hub)
 
     def resume(self) -> tuple[DyToxForImageClassification | None, Results]:
         """The model, memory and results after the last complete step, or nothing learned yet."""
@@ -322,34 +347,6 @@ class IncrementalRun:
         if self.publisher is not None:
             self.publisher.submit(step)
 
-    def publish_now(self, step: int) -> None:
-        """Publishes a step; runs beside the training."""
-        output = self.arguments.output
-        published = publish_step(
-            self.folder.step_folder(step),
-            str(output.hub_model_id),
-            private=output.hub_private_repo,
-            push_memory=output.push_memory,
-            overwrite_revisions=output.overwrite_revisions,
-        )
-        self.accelerator.print(f"Step {step} is at {published.url}")
-
-    def tell_about_hub(self, failure: str) -> None:
-        """Reports what the Hub refuses, which stops nothing."""
-        logger.warning(f"{failure} Training goes on, and tries again later.")
-
-    def finish_publishing(self) -> None:
-        """Waits for the Hub, where it is not done yet; says how to go on with what it did not take."""
-        if self.publisher is None:
-            return
-        if left := self.publisher.close():
-            output = self.arguments.output
-            memory = " --push_memory" if output.push_memory else ""
-            logger.warning(
-                f"Not published: step {', '.join(map(str, left))}. To finish later: python -m hub.publish "
-                f"{self.folder.path} --hub_model_id {output.hub_model_id}{memory}"
-            )
-
 
 def main() -> None:
     """
@@ -362,17 +359,23 @@ def main() -> None:
         with interruptible():
             arguments = parse_arguments()
             accelerator = make_accelerator(arguments)
-            run = IncrementalRun(arguments, accelerator)
-            run.run()
+            IncrementalRun(arguments, accelerator).run()
             accelerator.end_training()
-            # Last of all: no process waits for the one that publishes.
-            run.finish_publishing()
     except Interrupted as signal:
         sys.stderr.write(f"stopped by {signal}: the same command goes on after the last epoch that was completed.\n")
-        sys.exit(signal.exit_status)
+        exit_now(signal.exit_status)
     except (InputError, UserError, FloatingPointError) as error:
         sys.stderr.write(f"error: {last_message(error)}\n")
-        sys.exit(2)
+        exit_now(2)
+
+
+def exit_now(status: int) -> None:
+    """Ends the script, and does not wait for what is on its way to the Hub: it can be sent again."""
+    if is_publishing():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

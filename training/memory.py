@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from datasets.table import embed_table_storage
@@ -106,7 +107,8 @@ class RehearsalMemory:
         partial = path.with_name(f".{path.name}.partial")
         path.parent.mkdir(parents=True, exist_ok=True)
         # Images known by their path alone are read in: the file must stand on its own.
-        pq.write_table(embed_table_storage(dataset.data.table), partial, write_page_checksum=True)
+        table = _without_paths(embed_table_storage(dataset.data.table))
+        pq.write_table(table, partial, write_page_checksum=True)
         partial.replace(path)
 
     def load(self, path: Path) -> None:
@@ -128,6 +130,17 @@ class RehearsalMemory:
         self.steps = np.array(columns["step"], dtype=np.int64)
         labels, sources = (np.array(columns[name], dtype=np.int64) for name in ("label", "source_index"))
         self.examples = Examples(dataset.select_columns(["image"]), labels, sources)
+
+
+def _without_paths(table: pa.Table) -> pa.Table:
+    """The table without the names of the files that its images came from, which are nobody's business."""
+    position = table.schema.get_field_index("image")
+    field = table.schema.field(position)
+    chunks = [
+        pa.StructArray.from_arrays([chunk.field("bytes"), pa.nulls(len(chunk), pa.string())], names=["bytes", "path"])
+        for chunk in table.column(position).chunks
+    ]
+    return table.set_column(position, field, pa.chunked_array(chunks, field.type))
 
 
 def make_memory(size: int, num_classes: int, fixed: bool) -> RehearsalMemory:

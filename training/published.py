@@ -29,16 +29,22 @@ class PublishedStep:
         name (`str`): a step folder, or a repository `org/name`.
         revision (`str`, *optional*): of the repository: a tag such as `step5`, a branch or a commit.
         options (`tuple[str, str]`): the options that name it, for errors.
+        commit (`str`, *optional*): what the revision named when a run began, to go on with.
 
     Raises:
         InputError: the folder does not exist, or holds no step; a folder is given a revision.
     """
 
     def __init__(
-        self, name: str, revision: str | None = None, options: tuple[str, str] = ("--model", "--revision")
+        self,
+        name: str,
+        revision: str | None = None,
+        options: tuple[str, str] = ("--model", "--revision"),
+        commit: str | None = None,
     ) -> None:
         self.name = name
         self.revision = revision
+        self._commit = commit
         self.option, self.revision_option = options
         path = Path(name).expanduser()
         self.folder = path if path.is_dir() else None
@@ -61,8 +67,8 @@ class PublishedStep:
         Raises:
             InputError: the repository or the revision does not exist, or the Hub cannot be reached.
         """
-        if self.folder is not None:
-            return None
+        if self.folder is not None or self._commit is not None:
+            return self._commit
         try:
             resolved: str = resolve_revision(self.name, revision=self.revision).resolved
             return resolved

@@ -64,7 +64,7 @@ class RunFolder:
             if overwrite:
                 self._check_is_run()
             else:
-                self._check_same_recipe()
+                self.check_recipe()
                 self._check_same_data(fingerprint)
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -179,7 +179,18 @@ class RunFolder:
             shutil.rmtree(final)
         partial.rename(final)
 
-    def _check_same_recipe(self) -> None:
+    @property
+    def is_run(self) -> bool:
+        """Whether a run has begun here."""
+        return (self.path / RECIPE_FILE).is_file()
+
+    def check_recipe(self) -> None:
+        """
+        Makes sure that the folder is new, or holds a run of this recipe.
+
+        Raises:
+            InputError: it holds a run of another recipe, or something else.
+        """
         file = self.path / RECIPE_FILE
         if not file.is_file():
             if self._holds_anything():
@@ -234,7 +245,7 @@ class RunFolder:
 
     def _check_is_run(self) -> None:
         """Only a run is ever deleted, never a folder that something else filled."""
-        if not (self.path / RECIPE_FILE).is_file() and self._holds_anything():
+        if not self.is_run and self._holds_anything():
             raise InputError(
                 f"--overwrite_output_dir would delete {self.path}, which holds no run: delete it yourself, or choose "
                 "another folder."

@@ -1,8 +1,11 @@
 """From the command line to a revision: train, publish, load by revision in clean processes."""
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,14 +89,14 @@ def test_a_hub_that_breaks_down_does_not_stop_the_training(
     options = tiny_options | {"num_classes": 4, "output_dir": tmp_path / "run", "hub_model_id": "org/late"}
     script = f"""
         import os, signal, sys
-        from functools import partial
-        import training.incremental as script
-        script.BackgroundPublisher = partial(script.BackgroundPublisher, retry_delays=())
-        publish = script.publish_step
+        from hub import run_publisher
+        from training import incremental as script
+        run_publisher.RETRY_DELAYS = ()
+        publish = run_publisher.publish_step
         def break_down(*args, **kwargs):
             os.kill({hub.process.pid}, signal.SIGKILL)
             return publish(*args, **kwargs)
-        script.publish_step = break_down
+        run_publisher.publish_step = break_down
         sys.argv = ["incremental.py", *{command_line(options, push_to_hub=True)!r}]
         script.main()
     """
@@ -110,6 +113,55 @@ def test_a_hub_that_breaks_down_does_not_stop_the_training(
         "from huggingface_hub import HfApi; print([tag.name for tag in HfApi().list_repo_refs('org/late').tags])"
     )
     assert "step1" in refs.stdout and "step2" in refs.stdout
+
+
+def test_a_run_that_goes_on_while_the_hub_is_down_learns_all_the_same(
+    local_hub: "LocalHub", tiny_options: dict[str, object], tmp_path: Path
+) -> None:
+    options = tiny_options | {"num_classes": 4, "output_dir": tmp_path / "run"}
+    publish = {"push_to_hub": True, "hub_model_id": "org/late"}
+    script = """
+        import sys
+        from hub import run_publisher
+        from huggingface_hub import HfApi
+        from training import incremental as script
+        run_publisher.RETRY_DELAYS = ()
+        def unreachable(*arguments, **options):
+            raise ConnectionError("no route")
+        HfApi.whoami = HfApi.list_repo_refs = unreachable
+        sys.argv = ["incremental.py", *{arguments!r}]
+        script.main()
+    """
+    new = local_hub.run_python(script.format(arguments=command_line(options | publish)))
+    assert new.returncode == 2 and "no connection to the Hub" in new.stderr, "a new run can be put right first"
+    assert not (tmp_path / "run").exists()
+    begun = local_hub.run_python(script.format(arguments=command_line(options)))
+    assert begun.returncode == 0, begun.stderr[-3000:]
+    shutil.rmtree(tmp_path / "run" / "step2")
+    again = local_hub.run_python(script.format(arguments=command_line(options | publish)))
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "The Hub is not to be had for now" in again.stderr and "Not published: step 1, 2" in again.stderr
+    assert (tmp_path / "run" / "step2" / "config.json").is_file()
+
+
+def test_a_run_that_is_stopped_does_not_wait_for_what_is_on_its_way(
+    local_hub: "LocalHub", tiny_options: dict[str, object], tmp_path: Path
+) -> None:
+    local_hub.inject({"method": "PUT", "path": "/objects/", "kind": "slow", "seconds": 60, "count": 9})
+    options = tiny_options | {"output_dir": tmp_path / "run", "push_to_hub": True, "hub_model_id": "org/slow"}
+    options |= {"num_epochs": 500, "num_workers": 1}
+    process = local_hub.start_client("-m", "training.incremental", *command_line(options))
+    try:
+        deadline = time.monotonic() + 120
+        while not local_hub.num_hits:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM" in process.communicate()[1]
 
 
 @pytest.mark.parametrize(
