@@ -172,3 +172,49 @@ def test_a_step_of_another_model_does_not_follow(local_hub: "LocalHub", tmp_path
     refused, *published = done.stdout.splitlines()
     assert "step2 of org/other is not the model that step3 continues" in refused
     assert published == ["True", "True"]
+
+
+def test_a_run_that_continues_main_of_its_own_repository_resumes(
+    local_hub: "LocalHub", tiny_options: dict[str, object], tmp_path: Path
+) -> None:
+    """Publishing moves `main`: the same command goes on from the commit that it began with."""
+    publish = {"push_to_hub": True, "push_memory": True, "hub_model_id": "org/own"}
+    first = tiny_options | publish | {"num_classes": 4, "output_dir": tmp_path / "first"}
+    more = tiny_options | publish | {"num_classes": 8, "known_classes": "test", "output_dir": tmp_path / "more"}
+    more |= {"model_name_or_path": "org/own"}
+    for runs in ([first, more], [more]):
+        done = local_hub.run_python(TRAIN.format(runs=[words(run) for run in runs]))
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert "holds 4 of 4 steps" in done.stdout
+    refs = json.loads(local_hub.call("GET", "/api/models/org/own/refs")[2])
+    assert [tag["name"] for tag in refs["tags"]] == ["step1", "step2", "step3", "step4"]
+    assert "base_model" not in ModelCard.load(tmp_path / "more" / "step4" / "README.md").data.to_dict()
+
+
+def test_a_memory_that_cannot_be_reached_is_not_taken_for_none(
+    local_hub: "LocalHub", tiny_options: dict[str, object], tmp_path: Path
+) -> None:
+    first = tiny_options | {"num_classes": 2, "output_dir": tmp_path / "first"}
+    first |= {"push_to_hub": True, "push_memory": True, "hub_model_id": "org/own"}
+    more = tiny_options | {"num_classes": 4, "known_classes": "merge", "output_dir": tmp_path / "more"}
+    more |= {"model_name_or_path": "org/own"}
+    done = local_hub.run_python(TRAIN.format(runs=[words(first)]))
+    assert done.returncode == 0, done.stderr[-3000:]
+    path = "/datasets/org/own-memory/"
+    local_hub.inject(
+        *({"method": method, "path": path, "kind": "drop_before", "count": 99} for method in ("HEAD", "GET"))
+    )
+    done = local_hub.run_python(TRAIN.format(runs=[words(more)]))
+    assert done.returncode == 2 and "org/own-memory cannot be downloaded" in done.stderr, done.stderr[-3000:]
+    assert not (tmp_path / "more").exists()
+
+
+def test_both_rooms_look_for_the_memory_in_the_same_place() -> None:
+    """They never import each other."""
+    from hub import memory_dataset
+    from training import continuation
+
+    assert (continuation.MEMORY_SUFFIX, continuation.MEMORY_FILE) == (
+        memory_dataset.MEMORY_SUFFIX,
+        memory_dataset.MEMORY_FILE,
+    )

@@ -131,22 +131,77 @@ def test_a_repository_with_other_files_is_left_alone_unless_it_is_empty(
     assert answer == "ready" if "README.md" in files else "already holds other files (tokenizer.json)" in answer
 
 
-def test_the_memory_of_a_private_model_is_private(local_hub: "LocalHub", tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", fake_results(1))
+def with_memory(run: Path) -> Path:
+    """The run with something that stands for the memory of each step."""
     (run / "memory").mkdir()
-    (run / "memory" / "step1.parquet").write_bytes(b"exemplars")
+    for folder in run.glob("step*"):
+        (run / "memory" / f"{folder.name}.parquet").write_bytes(b"exemplars " + folder.name.encode())
+    return run
+
+
+def test_the_memory_of_a_private_model_is_private(local_hub: "LocalHub", tmp_path: Path) -> None:
+    run = with_memory(write_run(tmp_path / "run", fake_results(1)))
     done = local_hub.run_python(
         f"""
         from huggingface_hub import HfApi
+        from hub.errors import UserError
         from hub.preflight import preflight
         from hub.publish import publish_run
-        for name in ("org/a", "org/b"):
-            HfApi().create_repo(name, private=True)
+        api = HfApi()
+        for name in "ab":
+            api.create_repo(f"org/{{name}}", private=True)
         preflight("org/a", push_memory=True)
         publish_run({str(run)!r}, "org/b", push_memory=True)
         publish_run({str(run)!r}, "org/c", push_memory=True)
-        print(*(HfApi().dataset_info(f"org/{{name}}-memory").private for name in "abc"))
+        for name in "de":
+            api.create_repo(f"org/{{name}}", private=False)
+        preflight("org/d", push_memory=True, private=True)
+        publish_run({str(run)!r}, "org/e", push_memory=True, private=True)
+        print(*(api.dataset_info(f"org/{{name}}-memory").private for name in "abcde"))
+
+        api.create_repo("org/f", private=True)
+        api.create_repo("org/f-memory", repo_type="dataset", private=False)
+        for refuse in (preflight, lambda repo, **options: publish_run({str(run)!r}, repo, **options)):
+            try:
+                refuse("org/f", push_memory=True)
+            except UserError as error:
+                print(error)
+        print(api.list_repo_files("org/f-memory", repo_type="dataset"))
         """
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["True", "True", "False"]
+    made, *refusals, files = done.stdout.splitlines()
+    assert made == "True True False True True"
+    assert len(refusals) == 2 and all("org/f-memory is public" in line for line in refusals)
+    assert files == "['.gitattributes']"
+
+
+def test_a_model_is_not_published_without_the_memory_that_was_asked_for(local_hub: "LocalHub", tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", fake_results(1))
+    command = f"import sys; from hub.publish import main; sys.exit(main([{str(run)!r}, *{{arguments!r}}]))"
+    arguments = ["--hub_model_id", "org/run", "--push_memory"]
+    done = local_hub.run_python(command.format(arguments=arguments))
+    assert done.returncode == 1 and "memory/step1.parquet is no file" in done.stderr
+    assert local_hub.call("GET", "/api/models/org/run/refs")[0] == 404
+    with_memory(run)
+    done = local_hub.run_python(command.format(arguments=arguments))
+    tree = f"{local_hub.endpoint}/org/run/tree/step1"
+    assert done.stdout.splitlines() == [
+        f"{tree}  published",
+        f"{tree.replace('org/', 'datasets/org/').replace('run/', 'run-memory/')}  published",
+    ]
+
+
+def test_who_continues_another_model_is_told_before_the_training(local_hub: "LocalHub", tmp_path: Path) -> None:
+    results = fake_results(2)
+    publish(local_hub, write_run(tmp_path / "run", results), "org/run")
+    # What later versions record of a step does not make it another.
+    same = [{"calibration": None, "old_new_bias": None} | step for step in results["steps"]]
+    other = fake_results(2, seed=9)["steps"]
+    answers = answers_of(
+        local_hub,
+        ("org/run", {"first_own_step": 3, "earlier_steps": same}),
+        ("org/run", {"first_own_step": 3, "earlier_steps": other}),
+    )
+    assert answers[0] == "ready"
+    assert "step2 of org/run is not the model that step3 continues" in answers[1]

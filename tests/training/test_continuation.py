@@ -16,7 +16,9 @@ from modeling_dytox import DyToxForImageClassification
 from tests.command_line import words
 from tests.training.conftest import Outcome
 from training.arguments import parse_arguments
+from training.checkpointing import Checkpoints, TrainingState
 from training.continuation import load_continuation
+from training.errors import InputError
 from training.memory import RehearsalMemory
 from training.model import load_model
 
@@ -186,8 +188,67 @@ def test_a_memory_of_another_model_is_refused(go_on: Callable[..., Outcome], sou
     pq.write_table(other, tmp_path / "other.parquet")
     line = refusal(go_on(memory_name_or_path=tmp_path / "other.parquet"))
     assert "its label 4 is 'four', that of the model '4'" in line
-    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
-    assert "broken.parquet cannot be read" in refusal(go_on(memory_name_or_path=tmp_path / "broken.parquet"))
+    assert not (tmp_path / "more").exists(), "a refused run leaves the folder to the next try"
+
+
+def test_memories_that_cannot_be_used_are_one_line(
+    go_on: Callable[..., Outcome], source: Path, tmp_path: Path
+) -> None:
+    table = pq.read_table(source / "memory" / "step3.parquet")
+    label = table.schema.get_field_index("label")
+    broken = {
+        "cannot be read": table.drop_columns("step"),
+        "of 0 classes": table.slice(0, 0),
+        "lacks values": table.set_column(label, "label", pa.array([None] * len(table), pa.int64())),
+        "of 4 classes, the model knows 6": pq.read_table(source / "memory" / "step2.parquet"),
+    }
+    file = tmp_path / "memory.parquet"
+    for expected, other in broken.items():
+        pq.write_table(other, file)
+        line = refusal(go_on(memory_name_or_path=file))
+        assert expected in line and "--memory_name_or_path" in line
+    file.write_bytes(b"PAR1")
+    assert "memory.parquet cannot be read" in refusal(go_on(memory_name_or_path=file))
+
+
+def test_what_is_continued_is_never_deleted(go_on: Callable[..., Outcome], source: Path) -> None:
+    line = refusal(go_on(output_dir=source, overwrite_output_dir=True))
+    assert "holds the step that is continued" in line and (source / "step3" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("method", ["replay", "finetune"])
+def test_other_methods_continue_as_well(go_on: Callable[..., Outcome], tmp_path: Path, method: str) -> None:
+    assert go_on(method=method).status == 0
+    assert (tmp_path / "more" / "memory").exists() == (method == "replay")
+    if method == "finetune":
+        line = refusal(go_on(method=method, memory_name_or_path="none", output_dir=tmp_path / "other"))
+        assert "--method finetune keeps no rehearsal memory" in line
+
+
+@pytest.mark.parametrize("saves", [1, 3])
+def test_a_run_that_is_stopped_within_its_first_own_step_ends_the_same(
+    go_on: Callable[..., Outcome],
+    run_content: Callable[[Path], dict[str, object]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    saves: int,
+) -> None:
+    """Stopped after so many states: in the main phase, and in finetuning, when the memory is renewed already."""
+    assert go_on(output_dir=tmp_path / "straight").status == 0
+    save, left = Checkpoints.save, [saves]
+
+    def save_then_stop(self: Checkpoints, state: TrainingState) -> None:
+        save(self, state)
+        left[0] -= 1
+        if left[0] == 0:
+            raise InputError("stopped")
+
+    monkeypatch.setattr(Checkpoints, "save", save_then_stop)
+    assert "stopped" in refusal(go_on())
+    monkeypatch.undo()
+    again = go_on()
+    assert again.status == 0 and "Step 4 goes on after" in again.output
+    assert run_content(tmp_path / "more") == run_content(tmp_path / "straight")
 
 
 def test_a_model_whose_results_do_not_fit_is_refused(

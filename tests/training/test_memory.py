@@ -130,3 +130,19 @@ def test_a_cut_leaves_each_class_its_best() -> None:
     memory.cut(8)
     assert memory.examples.source_indices.tolist() == before[:, :5].ravel().tolist() and len(memory) == 10
     RehearsalMemory(40).cut(8)
+
+
+def test_no_name_of_a_file_is_saved(tmp_path: Path) -> None:
+    image = tmp_path / "john_smith.png"
+    PILImage.new("RGB", (4, 4)).save(image)
+    rows = [{"bytes": None, "path": str(image)}, {"bytes": image.read_bytes(), "path": "jane_doe.png"}]
+    dataset = Dataset.from_dict({"image": rows}, features=Features({"image": Image()}))
+    memory = RehearsalMemory(10)
+    step = Step(1, ["a"], (0, 1), Examples(dataset, np.zeros(2, dtype=np.int64), np.arange(2)))
+    memory.update(step, np.array([0, 1]))
+    memory.save(tmp_path / "memory.parquet", ["a"])
+    assert b"smith" not in (tmp_path / "memory.parquet").read_bytes()
+    assert b"doe" not in (tmp_path / "memory.parquet").read_bytes()
+    loaded = RehearsalMemory(10)
+    loaded.load(tmp_path / "memory.parquet")
+    assert [loaded.examples.image(position).size for position in range(2)] == [(4, 4), (4, 4)]
