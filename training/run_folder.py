@@ -192,6 +192,8 @@ class RunFolder:
             InputError: it holds a run of another recipe, or something else.
         """
         file = self.path / RECIPE_FILE
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--output_dir {self.path} cannot be written (it is a file): choose another folder.")
         if not file.is_file():
             if self._holds_anything():
                 raise InputError(

@@ -173,10 +173,19 @@ def test_a_local_ancestor_is_no_base_model(tmp_path: Path) -> None:
 
 
 def test_an_ancestor_keeps_its_name_when_the_repository_gets_another(tmp_path: Path) -> None:
-    folder = write(tmp_path, continued(fake_results(3), 2, model="org/run"), hub_model_id="org/run")
+    folder = write(tmp_path, continued(fake_results(3), 2, model="org/base"), hub_model_id="org/run")
     moved = ModelCard(card_for(StepFolder.read(folder), "org/other"))
-    assert moved.data.base_model == "org/run" and moved.data.model_name == "org/other"
+    assert moved.data.base_model == "org/base" and moved.data.model_name == "org/other"
     assert moved.content == render_card(StepFolder.read(folder), "org/other")
+
+
+def test_a_model_that_continues_in_its_own_repository_is_not_its_own_base_model(tmp_path: Path) -> None:
+    folder = write(tmp_path, continued(fake_results(3), 2, model="org/run"), hub_model_id="org/run")
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.base_model is None and card.data.to_dict().get("base_model_relation") is None
+    (sentence,) = [line for line in card.text.splitlines() if line.startswith("- ") and "org/run" in line]
+    moved = card_for(StepFolder.read(folder), "org/other")
+    assert sentence in moved.splitlines(), "the ancestor is still where it was"
 
 
 def test_with_other_seeds_the_card_tells_mean_and_deviation(tmp_path: Path) -> None:
