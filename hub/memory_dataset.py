@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
-from jinja2 import Environment
 
 from hub.errors import PublishError, StepFolderError
 from hub.plan import StepContent
@@ -68,9 +67,10 @@ def _card(folder: StepFolder, hub_model_id: str) -> str:
         tags=["continual-learning", "class-incremental-learning", "rehearsal-memory"],
         pretty_name=f"Rehearsal memory of {hub_model_id}",
     )
-    text = Environment(autoescape=False, keep_trailing_newline=True).from_string(_TEMPLATE.read_text(encoding="utf-8"))
     results = folder.results
-    body = text.render(
+    card = DatasetCard.from_template(
+        card_data=data,
+        template_str=_TEMPLATE.read_text(encoding="utf-8"),
         repo_id=memory_repo_id(hub_model_id),
         model_id=hub_model_id,
         tag=folder.tag,
@@ -79,4 +79,4 @@ def _card(folder: StepFolder, hub_model_id: str) -> str:
         num_classes=results.last.num_seen_classes,
         dataset=code_span(without_local_path(results.dataset)),
     )
-    return str(DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
+    return str(card).rstrip("\n") + "\n"

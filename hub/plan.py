@@ -24,7 +24,7 @@ class StepContent:
         files: Path in the repository -> file; nothing else stays on `main`.
         title: The title of the commit.
         first_own_step: The first step of the run, greater than 1 if it continues a published model.
-        earlier_steps: What `results.json` tells of the steps before `first_own_step`, as parsed JSON, if the run
+        earlier_steps: What `results.json` tells of the steps before `first_own_step`, an object each, if the run
             continues a published model.
     """
 
@@ -137,7 +137,7 @@ def _check_ancestor(step: int, earlier_steps: Sequence[Any] | None, remote: Remo
 def _identity(steps: Any) -> Any:
     """What tells a run by its steps, however much else later versions record of them."""
     try:
-        return [(step["classes"], step["accuracy"], step["num_parameters"]) for step in steps]
+        return [(list(step["classes"]), step["accuracy"], step["num_parameters"]) for step in steps]
     except (KeyError, TypeError):
         return None
 

@@ -9,11 +9,11 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from hub.client_errors import one_line_errors, status_of
 from hub.errors import PublishError
-from hub.memory_dataset import check_privacy, memory_content, memory_repo_id
-from hub.plan import StepContent, check_room
-from hub.publish import check_repo_id, model_content, plan_contents
+from hub.memory_dataset import check_privacy
+from hub.plan import check_room
+from hub.publish import check_repo_id, plan_contents, run_contents
 from hub.remote import RemoteRun
-from hub.step_folder import StepFolder, list_step_folders
+from hub.step_folder import list_step_folders
 
 
 def preflight(
@@ -34,7 +34,7 @@ def preflight(
         hub_model_id: `namespace/name`.
         output_dir: The folder of the run, whose complete steps may be on the Hub already; None for a new run.
         first_own_step: The first step of the run, greater than 1 if it continues a published model.
-        earlier_steps: What `results.json` tells of the steps before it, as parsed JSON.
+        earlier_steps: What `results.json` tells of the steps before it, an object each.
         private: Visibility of repositories that are made now; one that exists keeps its own.
         push_memory: Whether the rehearsal memory is going to be published as well.
         overwrite_revisions: Whether revisions with other content may be replaced.
@@ -48,17 +48,17 @@ def preflight(
     check_repo_id(hub_model_id)
     secret = token or get_token()
     done = list_step_folders(output_dir) if output_dir is not None and Path(output_dir).is_dir() else []
-    parts = [(hub_model_id, "model")]
-    parts += [(memory_repo_id(hub_model_id), "dataset")] if push_memory else []
-    for repo_id, repo_type in parts:
+    with one_line_errors(f"publish to {hub_model_id}", hub_model_id, secret):
+        api = HfApi(token=token)
+        role = _role(api) if secret else None
+        parts = run_contents(done, hub_model_id, push_memory, secret)
+    for repo_id, repo_type, contents in parts:
         with one_line_errors(f"publish to {repo_id}", repo_id, secret):
-            api = HfApi(token=token)
-            _make_repository(api, repo_id, repo_type, private, secret)
+            _make_repository(api, repo_id, repo_type, private, role)
             remote = RemoteRun.read(api, repo_id, repo_type)
             private = private or (repo_type == "model" and remote.is_private())
             if repo_type == "dataset":
                 check_privacy(remote, private)
-            contents = [_content(folder, hub_model_id, repo_type, secret) for folder in done]
             plan_contents(contents, remote, overwrite_revisions)
             if not done or done[-1].step < done[-1].results.num_steps:
                 next_step = done[-1].step + 1 if done else first_own_step
@@ -66,14 +66,7 @@ def preflight(
                 check_room(next_step, remote, overwrite_revisions, first_own_step, earlier)
 
 
-def _content(folder: StepFolder, hub_model_id: str, repo_type: str, token: str | None) -> StepContent:
-    if repo_type == "model":
-        return model_content(folder, hub_model_id, token)
-    return memory_content(folder, hub_model_id)
-
-
-def _make_repository(api: HfApi, repo_id: str, repo_type: str, private: bool, token: str | None) -> None:
-    role = _role(api) if token else None
+def _make_repository(api: HfApi, repo_id: str, repo_type: str, private: bool, role: str | None) -> None:
     if role == "read":
         raise PublishError(f"the token can only read, expected one that may write to {repo_id}")
     try:

@@ -9,7 +9,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
@@ -94,11 +94,9 @@ def publish_step(
         remote = RemoteRun.read(HfApi(token=token), hub_model_id)
         make_plan(content, remote, overwrite_revisions)
         _write_card(step_folder, content)
-        remote = _made(remote, private)
-        commit, created = publish_content(content, remote, overwrite_revisions)
+        published = _publish_content(content, remote, private, overwrite_revisions)
         # The images of a private model are no more public than the model.
         private = private or (push_memory and remote.is_private())
-    published = PublishedStep(step_folder.step, remote.url, commit, created)
     if memory is None:
         return published
     return replace(published, memory=_publish_memory(memory, hub_model_id, private, overwrite_revisions, token))
@@ -112,16 +110,18 @@ def _publish_memory(
         remote = RemoteRun.read(HfApi(token=token), repo_id, "dataset")
         check_privacy(remote, private)
         make_plan(content, remote, overwrite_revisions)
-        commit, created = publish_content(content, _made(remote, private), overwrite_revisions)
+        return _publish_content(content, remote, private, overwrite_revisions)
+
+
+def _publish_content(
+    content: StepContent, remote: RemoteRun, private: bool, overwrite_revisions: bool
+) -> PublishedStep:
+    """Publishes to the repository, which is made if it is missing."""
+    if not remote.exists:
+        remote.api.create_repo(remote.repo_id, private=private or None, exist_ok=True, repo_type=remote.repo_type)
+        remote = remote.read_again()
+    commit, created = publish_content(content, remote, overwrite_revisions)
     return PublishedStep(content.step, remote.url, commit, created)
-
-
-def _made(remote: RemoteRun, private: bool) -> RemoteRun:
-    """The repository, made if it is missing."""
-    if remote.exists:
-        return remote
-    remote.api.create_repo(remote.repo_id, private=private or None, exist_ok=True, repo_type=remote.repo_type)
-    return remote.read_again()
 
 
 def publish_run(
@@ -163,14 +163,13 @@ def plan_run(
     secret = token or get_token()
     folders = complete_steps(output_dir)
     with one_line_errors(f"look at {hub_model_id}", hub_model_id, secret):
-        api = HfApi(token=token)
-        contents = [model_content(folder, hub_model_id, secret) for folder in folders]
-        planned = plan_contents(contents, RemoteRun.read(api, hub_model_id), overwrite_revisions)
-        if push_memory:
-            contents = [memory_content(folder, hub_model_id) for folder in folders]
-            remote = RemoteRun.read(api, memory_repo_id(hub_model_id), "dataset")
-            planned += plan_contents(contents, remote, overwrite_revisions)
-    return planned
+        return [
+            planned
+            for repo_id, repo_type, contents in run_contents(folders, hub_model_id, push_memory, secret)
+            for planned in plan_contents(
+                contents, RemoteRun.read(HfApi(token=token), repo_id, repo_type), overwrite_revisions
+            )
+        ]
 
 
 def plan_contents(
@@ -230,8 +229,24 @@ def model_content(folder: StepFolder, hub_model_id: str, token: str | None) -> S
     last = folder.results.last
     title = f"Step {last.step}: {last.num_seen_classes} classes, accuracy {last.accuracy:.2%}"
     first = folder.results.first_own_step
-    earlier = folder.steps_as_json()[: first - 1] if first > 1 else None
+    earlier = [asdict(step) for step in folder.results.steps[: first - 1]] or None
     return StepContent(folder.step, files, title, first, earlier)
+
+
+def run_contents(
+    folders: Sequence[StepFolder], hub_model_id: str, push_memory: bool, token: str | None
+) -> list[tuple[str, str, list[StepContent]]]:
+    """
+    What the repositories of a run are to hold: the id and the type of each, and the content of each step there.
+
+    Raises:
+        UserError: See [`model_content`] and [`memory_content`].
+    """
+    parts = [(hub_model_id, "model", [model_content(folder, hub_model_id, token) for folder in folders])]
+    if push_memory:
+        memories = [memory_content(folder, hub_model_id) for folder in folders]
+        parts.append((memory_repo_id(hub_model_id), "dataset", memories))
+    return parts
 
 
 def _has_secret(content: bytes, token: str | None) -> bool:

@@ -59,11 +59,6 @@ class StepFolder:
         """The name of the revision on the Hub: `step{t}`."""
         return f"step{self.step}"
 
-    def steps_as_json(self) -> list[Any]:
-        """What `results.json` tells of each step, as parsed JSON."""
-        steps: list[Any] = read_json(self.path / "results.json")["steps"]
-        return steps
-
     @classmethod
     def read(cls, path: str | Path) -> "StepFolder":
         """

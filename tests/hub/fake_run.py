@@ -11,6 +11,19 @@ from safetensors.numpy import save_file
 from hub.model_card import complete_step_folder
 
 
+# What a revision holds, but for what only some runs have.
+STEP_FILES = {
+    "README.md",
+    "config.json",
+    "configuration_dytox.py",
+    "figures/accuracy_matrix.png",
+    "figures/accuracy_per_step.png",
+    "model.safetensors",
+    "modeling_dytox.py",
+    "preprocessor_config.json",
+    "results.json",
+    "training_config.yaml",
+}
 REMOTE_CODE = ("configuration_dytox.py", "modeling_dytox.py")
 
 

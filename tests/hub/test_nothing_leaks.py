@@ -13,7 +13,7 @@ from dulwich.repo import Repo
 from PIL import Image
 
 from tests.command_line import words
-from tests.hub.fake_run import write_run
+from tests.hub.fake_run import STEP_FILES, write_run
 from tests.hub.publication import LFS, XET, Publication
 
 
@@ -34,18 +34,6 @@ SECRETS = {
     "EMAIL": f"{SECRET}@example.org",
     "AWS_SECRET_ACCESS_KEY": f"{SECRET}key",
     "GIT_AUTHOR_NAME": f"{SECRET}author",
-}
-PUBLISHED = {
-    "README.md",
-    "config.json",
-    "configuration_dytox.py",
-    "figures/accuracy_matrix.png",
-    "figures/accuracy_per_step.png",
-    "model.safetensors",
-    "modeling_dytox.py",
-    "preprocessor_config.json",
-    "results.json",
-    "training_config.yaml",
 }
 STRAYS = (
     ".env",
@@ -119,7 +107,7 @@ def assert_only_listed_files(publication: Publication) -> None:
     """Every revision has the files of a step folder, and its weights hold nothing but tensors."""
     for revision in (*publication.state()["tags"], "main"):
         content = publication.content(revision)
-        assert content.keys() - {"figures/calibration.png"} == PUBLISHED
+        assert content.keys() - {"figures/calibration.png"} == STEP_FILES
         (length,) = struct.unpack_from("<Q", content["model.safetensors"])
         header = json.loads(content["model.safetensors"][8 : 8 + length])
         assert header.pop("__metadata__", {}) == {"format": "pt"}

@@ -73,15 +73,20 @@ BY_REQUEST = [
 ]
 
 
+def assert_survives(publication: Publication, once: dict[str, Any]) -> None:
+    """One fault, which must hit: at most one repetition, and everything is there once."""
+    publication.hub.inject(once)
+    assert publication.repeat_until_done() <= 2
+    assert publication.hub.num_hits == 1
+    publication.assert_published_once()
+
+
 @pytest.mark.parametrize(("transfer", "request_kind", "skip"), BY_REQUEST, ids=name_of)
 def test_a_request_that_is_answered_503(
     new_publication: NewPublication, transfer: str, request_kind: tuple[str, str], skip: int
 ) -> None:
     publication = new_publication(transfer)
-    publication.hub.inject(fault(request_kind, "status", status=503, skip=skip))
-    assert publication.repeat_until_done() <= 2
-    assert publication.hub.num_hits == 1
-    publication.assert_published_once()
+    assert_survives(publication, fault(request_kind, "status", status=503, skip=skip))
 
 
 @pytest.mark.parametrize("transfer", TRANSFERS)
@@ -91,10 +96,7 @@ def test_a_connection_that_breaks_around_a_change(
     new_publication: NewPublication, transfer: str, request_kind: tuple[str, str], kind: str
 ) -> None:
     publication = new_publication(transfer)
-    publication.hub.inject(fault(request_kind, kind, skip=1))
-    assert publication.repeat_until_done() <= 2
-    assert publication.hub.num_hits == 1
-    publication.assert_published_once()
+    assert_survives(publication, fault(request_kind, kind, skip=1))
 
 
 @pytest.mark.parametrize("request_kind", [CREATE, PUT], ids=name_of)
@@ -103,10 +105,7 @@ def test_a_connection_that_breaks_around_a_preparation(
     new_publication: NewPublication, request_kind: tuple[str, str], kind: str
 ) -> None:
     publication = new_publication("lfs")
-    publication.hub.inject(fault(request_kind, kind))
-    assert publication.repeat_until_done() <= 2
-    assert publication.hub.num_hits == 1
-    publication.assert_published_once()
+    assert_survives(publication, fault(request_kind, kind))
 
 
 @pytest.mark.parametrize("transfer", TRANSFERS)
@@ -121,10 +120,7 @@ def test_slow_answers_are_waited_for(new_publication: NewPublication, transfer: 
 @pytest.mark.parametrize("transfer", TRANSFERS)
 def test_a_conflict_that_is_none(new_publication: NewPublication, transfer: str) -> None:
     publication = new_publication(transfer)
-    publication.hub.inject(fault(COMMIT, "status", status=412, skip=1))
-    assert publication.repeat_until_done() <= 2
-    assert publication.hub.num_hits == 1
-    publication.assert_published_once()
+    assert_survives(publication, fault(COMMIT, "status", status=412, skip=1))
 
 
 @pytest.mark.parametrize("transfer", TRANSFERS)
