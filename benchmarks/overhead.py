@@ -22,6 +22,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from training import incremental
+from training.allocator import keep_freed_memory
 from training.checkpointing import Checkpoints
 from training.epoch import EpochTrainer
 from training.evaluation import Evaluator
@@ -99,4 +100,5 @@ def main(command_line: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

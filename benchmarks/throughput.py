@@ -34,6 +34,7 @@ from benchmarks.measures import (
 from benchmarks.options import DTYPES, Options, parse_options
 from benchmarks.t_pass import load_oracle
 from benchmarks.workloads import Workload, make_workload
+from training.allocator import keep_freed_memory
 from training.errors import InputError
 
 
@@ -204,4 +205,6 @@ def main(command_line: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # As training and evaluation do.
+    keep_freed_memory()
     sys.exit(main())

@@ -118,6 +118,22 @@ def relative_patch_positions(height: int, width: int, device: torch.device, dtyp
     return offsets.to(dtype)
 
 
+def attend_by_position(attention: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """
+    Values attended by an attention that is the same for all images: one large product a head, not one an image.
+
+    Args:
+        attention (`torch.Tensor` of shape `(H, N, N)`): for each head.
+        value (`torch.Tensor` of shape `(B, H, N, D / H)`): values.
+
+    Returns:
+        `torch.Tensor` of shape `(B, N, H, D / H)`.
+    """
+    batch_size, _, _, head_dim = value.shape
+    attended = attention @ value.permute(1, 2, 0, 3).flatten(2)
+    return attended.unflatten(-1, (batch_size, head_dim)).permute(2, 1, 0, 3)
+
+
 class DyToxDropPath(nn.Module):
     """
     Stochastic depth (https://arxiv.org/abs/1603.09382): in training, drops the residual branch of whole samples.
@@ -138,7 +154,7 @@ class DyToxDropPath(nn.Module):
         keep_prob = 1.0 - self.drop_prob
         shape = hidden_states.shape[: self.sample_dims] + (1,) * (hidden_states.ndim - self.sample_dims)
         keep = torch.rand(shape, device=hidden_states.device) < keep_prob
-        return hidden_states * keep.to(hidden_states.dtype) / keep_prob
+        return hidden_states * (keep.to(hidden_states.dtype) / keep_prob)
 
     def extra_repr(self) -> str:
         return f"drop_prob={self.drop_prob}"
@@ -170,7 +186,9 @@ class DyToxEmbeddings(nn.Module):
                 f"{', '.join(map(str, expected))}); resize the images with the model's image processor."
             )
         patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.weight.dtype))
-        return self.dropout(patches.flatten(2).transpose(1, 2) + self.position_embeddings)
+        # Contiguous: the sum would keep the strides of the convolution, and slow down every block that follows.
+        patch_tokens = (patches.flatten(2).transpose(1, 2) + self.position_embeddings).contiguous()
+        return self.dropout(patch_tokens)
 
 
 class DyToxAttention(nn.Module):
@@ -268,7 +286,7 @@ class DyToxGatedSelfAttention(DyToxSelfAttention):
         gate = torch.sigmoid(self.gate)[:, None, None]
         positional = (gate * self.positional_attention(relative_positions)).to(value.dtype)
         if attention is None:
-            return (1 - gate.transpose(0, 1)) * attended + (positional @ value).transpose(1, 2), None
+            return (1 - gate.transpose(0, 1)) * attended + attend_by_position(positional, value), None
         # The attention that is reported makes the output: it then has a gradient to ask for.
         attention = (1 - gate) * attention + positional
         return (attention @ value).transpose(1, 2), attention

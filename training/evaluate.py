@@ -24,6 +24,7 @@ from datasets import disable_progress_bars
 from transformers.utils import logging
 
 from modeling_dytox import DyToxConfig
+from training.allocator import keep_freed_memory
 from training.arguments import DataArguments, OptionParser, option
 from training.comparison import agreement, compare, conclusion, to_table
 from training.data import load_test_split
@@ -184,4 +185,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main()

@@ -28,6 +28,7 @@ from hub.publish import quiet_client
 from hub.run_publisher import RunPublisher, Target
 from modeling_dytox import DyToxForImageClassification
 from modeling_dytox.image_processing import make_image_processor
+from training.allocator import keep_freed_memory
 from training.arguments import Arguments, parse_arguments
 from training.checkpointing import Checkpoints, TrainingState
 from training.checks import check_disk, check_images, check_no_memory_asked_for, check_precision, check_shared
@@ -379,4 +380,5 @@ def exit_now(status: int) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main()

@@ -228,7 +228,7 @@ class PhaseTrainer:
 
 def make_optimizer(learner: Learner, weight_decay: float, learning_rate: float) -> torch.optim.AdamW:
     """AdamW on the parameters that train; biases, norms and gates do not decay."""
-    return torch.optim.AdamW(param_groups_weight_decay(learner, weight_decay), lr=learning_rate)
+    return torch.optim.AdamW(param_groups_weight_decay(learner, weight_decay), lr=learning_rate, fused=True)
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
