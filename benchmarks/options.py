@@ -50,6 +50,11 @@ class ThroughputArguments:
         "operations: one pass of the decoder a task token, on the same weights. It knows no drop path.",
         "ours",
     )
+    keep_freed_memory: bool = option(
+        "Let the process keep the memory that it frees, as training and evaluation do (Linux with glibc). With "
+        "--compare only the model does: to the T passes it would be a help that the algorithm never had.",
+        True,
+    )
     repeats: int = option("Steps that are timed; in mode 'data' passes over 20 batches.", 20)
     warmup: int = option("Steps before those, which are not timed.", 3)
     num_workers: int = option("Mode 'data': processes that load images; 0 loads in the process itself.", 2)
@@ -93,8 +98,9 @@ class Options:
         )
 
     def with_implementation(self, name: Literal["ours", "t_pass"]) -> "Options":
-        """The options that measure one implementation, and nothing to compare with."""
-        return replace(self, run=replace(self.run, implementation=name, compare=False))
+        """The options that measure one implementation, as it is run, and nothing to compare with."""
+        keep = self.run.keep_freed_memory and name == "ours"
+        return replace(self, run=replace(self.run, implementation=name, compare=False, keep_freed_memory=keep))
 
     def command_line(self) -> list[str]:
         """The options as arguments of the command line."""

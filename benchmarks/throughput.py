@@ -51,6 +51,8 @@ def measure(options: Options) -> dict[str, Any]:
     Raises:
         InputError: the implementation is not there.
     """
+    if options.run.keep_freed_memory:
+        keep_freed_memory()
     before = resident_bytes()
     if options.run.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -205,6 +207,4 @@ def main(command_line: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # As training and evaluation do.
-    keep_freed_memory()
     sys.exit(main())

@@ -25,6 +25,8 @@ TINY: dict[str, Any] = {
     "num_steps": 3,
     "classes_per_step": 2,
     "batch_size": 4,
+    # It would hold for the whole process of the tests.
+    "keep_freed_memory": False,
     "repeats": 3,
     "warmup": 1,
     "image_size": 12,
