@@ -1,7 +1,6 @@
 """What a step of each mode does: the code that training and evaluation run, on synthetic images."""
 
 import io
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -184,7 +183,7 @@ def make_batch(options: Options) -> Batch:
 
 
 def make_loading(options: Options) -> Workload:
-    """Mode `data`: passes over images in PNG through the loader of training; the loader's processes live on."""
+    """Mode `data`: passes over images in PNG through the loader of training."""
     run, optimization = options.run, options.training.optimization
     examples = make_examples(options, BATCHES_OF_A_PASS * run.batch_size)
     loader = TrainingLoader(
@@ -193,10 +192,10 @@ def make_loading(options: Options) -> Workload:
         TrainingBatches(len(examples), Share(run.batch_size)),
         run.num_workers,
     )
-    passes = itertools.count()
+    passes = loader.epochs(range(run.warmup + run.repeats), run.seed, "throughput")
 
     def load() -> None:
-        for _ in loader.epoch(next(passes), run.seed, "throughput"):
+        for _ in next(passes):
             pass
 
     return Workload(load, torch.device("cpu"), batches=BATCHES_OF_A_PASS)

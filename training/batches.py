@@ -22,17 +22,6 @@ class Draw(NamedTuple):
     weight: float
 
 
-class Batches(Protocol):
-    """The batches of one phase for one process."""
-
-    num_optimizer_steps: int
-    num_drawn: int
-    """Images of an epoch, over all processes; copies count."""
-
-    def epoch(self, number: int, seed: int) -> list[list[Draw]]:
-        """The batches of epoch `number`, from 0: for each optimizer step, for each accumulation round."""
-
-
 class Share(NamedTuple):
     """
     How optimizer steps are shared out, and which share is this process's.
@@ -59,6 +48,18 @@ class Share(NamedTuple):
     def unit(self) -> int:
         """What the size of a batch is a multiple of."""
         return 2 if self.even else 1
+
+
+class Batches(Protocol):
+    """The batches of one phase for one process."""
+
+    share: Share
+    num_optimizer_steps: int
+    num_drawn: int
+    """Images of an epoch, over all processes; copies count."""
+
+    def epoch(self, number: int, seed: int) -> list[list[Draw]]:
+        """The batches of epoch `number`, from 0: for each optimizer step, for each accumulation round."""
 
 
 class TrainingBatches:

@@ -60,6 +60,19 @@ class Examples:
                 "repair or remove it."
             ) from error
 
+    def images_at(self, positions: Sequence[int] | np.ndarray) -> list[PILImage.Image]:
+        """
+        The images at these positions as RGB, read together.
+
+        Raises:
+            InputError: an image cannot be read.
+        """
+        try:
+            return [to_rgb(image) for image in self.images[positions]["image"]]
+        except Exception:
+            # One by one, to name the one that cannot be read.
+            return [self.image(int(position)) for position in positions]
+
 
 def to_rgb(image: PILImage.Image | None) -> PILImage.Image:
     """

@@ -1,6 +1,7 @@
 """Loads batches: images are decoded, augmented or processed, in worker processes or here."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -34,18 +35,34 @@ class Batch(NamedTuple):
     weight: float = 1.0
 
 
-class _AugmentedImages(Dataset):
-    """Images by `(position, seed of the augmentation)`, so that a draw does not depend on the worker that makes it."""
+class _EpochDraw(NamedTuple):
+    """A batch of an epoch: what a worker needs to make it."""
 
-    def __init__(self, examples: Examples, transform: Callable[[Image.Image], torch.Tensor]) -> None:
+    epoch: int
+    draw: Draw
+
+
+class _AugmentedBatches(Dataset):
+    """
+    Batches of augmented images. An image's augmentation follows from its source index and the names of the draw, not
+    from its place in the batch or the worker that makes it: it is the same on any number of processes.
+    """
+
+    def __init__(
+        self, examples: Examples, transform: Callable[[Image.Image], torch.Tensor], seed: Sequence[int | str]
+    ) -> None:
         self.examples = examples
         self.transform = transform
+        self.seed = seed
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
-        position, seed = key
-        image = self.examples.image(position)
-        with isolated_randomness(seed):
-            return self.transform(image), int(self.examples.labels[position])
+    def __getitem__(self, item: _EpochDraw) -> Batch:
+        positions, copies, weight = item.draw
+        seeds = [
+            augmentation_seed((*self.seed, item.epoch), source, copy)
+            for source, copy in zip(self.examples.source_indices[positions], copies, strict=True)
+        ]
+        images = augment(self.examples.images_at(positions), self.transform, seeds)
+        return Batch(images, torch.from_numpy(self.examples.labels[positions]), weight)
 
 
 class _PixelValues(Dataset):
@@ -56,8 +73,7 @@ class _PixelValues(Dataset):
         self.prepare = prepare
 
     def __getitem__(self, positions: np.ndarray) -> Batch:
-        images = [self.examples.image(int(position)) for position in positions]
-        pixel_values = self.prepare(images, self.examples.source_indices[positions])
+        pixel_values = self.prepare(self.examples.images_at(positions), self.examples.source_indices[positions])
         return Batch(pixel_values, torch.from_numpy(self.examples.labels[positions]))
 
 
@@ -94,16 +110,30 @@ class Augmented:
         self.seed = seed
 
     def __call__(self, images: list[Image.Image], source_indices: np.ndarray) -> torch.Tensor:
-        return self.normalize(torch.stack(list(map(self._augment, images, source_indices))))
+        seeds = [augmentation_seed(self.seed, source_index) for source_index in source_indices]
+        return self.normalize(augment(images, self.transform, seeds))
 
-    def _augment(self, image: Image.Image, source_index: int) -> torch.Tensor:
-        with isolated_randomness(augmentation_seed(self.seed, source_index)):
-            return self.transform(image)
+
+def augment(
+    images: Sequence[Image.Image], transform: Callable[[Image.Image], torch.Tensor], seeds: Sequence[int]
+) -> torch.Tensor:
+    """What `transform` makes of each image with the seed of its own; `(B, 3, height, width)` uint8."""
+    with isolated_randomness() as reseed:
+        augmented = []
+        for image, seed in zip(images, seeds, strict=True):
+            reseed(seed)
+            augmented.append(transform(image))
+    return torch.stack(augmented)
+
+
+def augmentation_seed(draw: Sequence[int | str], source_index: int, copy: int = 0) -> int:
+    """The seed of an image's augmentation in the draw of this name; each further copy of the image has its own."""
+    return derive_seed(*draw, "augmentation", int(source_index), *([int(copy)] if copy else []))
 
 
 class TrainingLoader:
     """
-    Loads the augmented batches of a phase, epoch by epoch; worker processes live as long as the phase.
+    Loads the augmented batches of a phase.
 
     Args:
         examples (`Examples`): what to learn from.
@@ -120,56 +150,40 @@ class TrainingLoader:
         num_workers: int,
     ) -> None:
         self.examples = examples
+        self.transform = transform
         self.batches = batches
-        self.keys = _EpochKeys()
-        self.loader = DataLoader(
-            _AugmentedImages(examples, transform),
-            batch_sampler=self.keys,
-            collate_fn=_stack,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            generator=torch.Generator(),
-            pin_memory=torch.cuda.is_available(),
+        self.num_workers = num_workers
+
+    def epochs(self, numbers: Sequence[int], *seed: int | str) -> Iterator[Iterator[list[Batch]]]:
+        """
+        The epochs of these numbers in the phase that `seed` names, each the optimizer steps of the epoch, each of
+        those a list of batches. Go through all steps of an epoch before the next.
+
+        The worker processes start once and load ahead beyond the end of an epoch, so that the next does not begin
+        with a wait.
+        """
+        loaded = iter(
+            DataLoader(
+                _AugmentedBatches(self.examples, self.transform, seed),
+                sampler=self._draws(numbers, seed),
+                batch_size=None,
+                num_workers=self.num_workers,
+                generator=torch.Generator(),
+                pin_memory=torch.cuda.is_available(),
+            )
         )
+        for _ in numbers:
+            yield self._steps(loaded)
 
-    def epoch(self, number: int, *seed: int | str) -> Iterator[list[Batch]]:
-        """The optimizer steps of epoch `number` of the phase that `seed` names, each a list of batches."""
-        steps = self.batches.epoch(number, derive_seed(*seed, number, "order"))
-        self.keys.batches = [self._augmentation_keys(draw, (*seed, number)) for step in steps for draw in step]
-        loaded = iter(self.loader)
-        for step in steps:
-            yield [next(loaded)._replace(weight=draw.weight) for draw in step]
+    def _draws(self, numbers: Sequence[int], seed: Sequence[int | str]) -> Iterator[_EpochDraw]:
+        for number in numbers:
+            for step in self.batches.epoch(number, derive_seed(*seed, number, "order")):
+                for draw in step:
+                    yield _EpochDraw(number, draw)
 
-    def _augmentation_keys(self, draw: Draw, seed: Sequence[int | str]) -> list[tuple[int, int]]:
-        # Keyed by the image, not by its place in the batch: the same on any number of processes.
-        sources = self.examples.source_indices[draw.positions]
-        return [
-            (int(position), augmentation_seed(seed, source, copy))
-            for position, source, copy in zip(draw.positions, sources, draw.copies, strict=True)
-        ]
-
-
-def augmentation_seed(draw: Sequence[int | str], source_index: int, copy: int = 0) -> int:
-    """The seed of an image's augmentation in the draw of this name; each further copy of the image has its own."""
-    return derive_seed(*draw, "augmentation", int(source_index), *([int(copy)] if copy else []))
-
-
-class _EpochKeys:
-    """The keys of the current epoch, batch by batch: the loader asks anew at each epoch."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[tuple[int, int]]] = []
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
-def _stack(samples: Sequence[tuple[torch.Tensor, int]]) -> Batch:
-    images, labels = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.tensor(labels))
+    def _steps(self, loaded: Iterator[Batch]) -> Iterator[list[Batch]]:
+        for _ in range(self.batches.num_optimizer_steps):
+            yield list(islice(loaded, self.batches.share.accumulation))
 
 
 def evaluation_batches(

@@ -101,7 +101,8 @@ class PhaseTrainer:
         loader = self._loader(examples, phase, even=trainer.mixup is not None)
         progress = self._progress(phase, start.epoch, loader.batches)
         draws = (self.options.seed, step.number, phase.name)
-        for epoch in range(start.epoch, phase.epochs):
+        epochs = range(start.epoch, phase.epochs)
+        for epoch, batches in zip(epochs, loader.epochs(epochs, *draws), strict=True):
             name = f"step {step.number}/{self.num_steps}, {phase.name}, epoch {epoch + 1}/{phase.epochs}"
             progress.set_description(name, refresh=False)
             seed_everything(*draws, epoch, process_index=self.accelerator.process_index)
@@ -109,7 +110,7 @@ class PhaseTrainer:
                 schedule.step(max(epoch - 1, 0) if self.options.lagging_schedule else epoch)
             train_mode_except_frozen(prepared)
             started = time.perf_counter()
-            losses = trainer.train(loader.epoch(epoch, *draws), progress)
+            losses = trainer.train(batches, progress)
             rate = optimizer.param_groups[0]["lr"]
             self._report(losses, step, phase, epoch, rate, loader.batches.num_drawn, started)
             self._save(start._replace(epoch=epoch + 1), learner, optimizer)

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -26,15 +26,21 @@ def seed_everything(*parts: int | str, process_index: int = 0) -> None:
 
 
 @contextmanager
-def isolated_randomness(seed: int) -> Iterator[None]:
-    """Seeds Python, NumPy and torch (CPU) inside the context, and restores their streams after it."""
+def isolated_randomness() -> Iterator[Callable[[int], None]]:
+    """
+    Gives what seeds Python, NumPy and torch (CPU) for a draw, and restores their streams after the context. One context
+    serves many draws: to save and restore takes longer than many a draw.
+    """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)
     try:
-        yield
+        yield _reseed
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+def _reseed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)

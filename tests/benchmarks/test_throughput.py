@@ -163,14 +163,15 @@ def test_the_peak_of_memory_follows_what_the_process_holds() -> None:
 
 def test_loads_the_batches_that_training_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = []
-    stack = workloads.TrainingLoader.epoch
+    epochs = workloads.TrainingLoader.epochs
 
-    def epoch(self: Any, *seed: Any) -> Iterator[Any]:
-        for (batch,) in stack(self, *seed):
-            shapes.append((batch.images.dtype, tuple(batch.images.shape), len(batch.labels)))
-            yield [batch]
+    def watched(self: Any, *seed: Any) -> Iterator[Any]:
+        for steps in epochs(self, *seed):
+            loaded = [batch for (batch,) in steps]
+            shapes.extend((batch.images.dtype, tuple(batch.images.shape), len(batch.labels)) for batch in loaded)
+            yield iter(loaded)
 
-    monkeypatch.setattr(workloads.TrainingLoader, "epoch", epoch)
+    monkeypatch.setattr(workloads.TrainingLoader, "epochs", watched)
 
     workload = make_workload(make_options("data"))
     workload.call()

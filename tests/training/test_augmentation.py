@@ -41,7 +41,8 @@ def draw(transform: Transform, image: PILImage.Image, times: int) -> list[np.nda
     """Augments an image several times; each is `(height, width, 3)`."""
     drawn = []
     for seed in range(times):
-        with isolated_randomness(seed):
+        with isolated_randomness() as reseed:
+            reseed(seed)
             drawn.append(transform(image).permute(1, 2, 0).numpy())
     return drawn
 
@@ -166,7 +167,8 @@ def test_mixup_mixes_images_and_smoothed_targets_by_one_ratio(make_arguments: Ma
     assert mixup is not None
     ratios = []
     for seed in range(20):
-        with isolated_randomness(seed):
+        with isolated_randomness() as reseed:
+            reseed(seed)
             mixed_images, mixed_targets = mixup(images.clone(), labels)
         assert torch.allclose(mixed_targets.sum(dim=1), torch.ones(4))
         # The ratio that the images tell is that of the targets.

@@ -2,7 +2,9 @@
 
 import multiprocessing
 import random
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,7 +47,8 @@ def load_epoch(
     for process in range(num_processes):
         share = Share(batch_size * num_processes * accumulation, accumulation, process, num_processes)
         batches = TrainingBatches(len(examples), share)
-        of_process.append(list(TrainingLoader(examples, transform, batches, num_workers).epoch(seed[-1], *seed[:-1])))
+        (steps,) = map(list, TrainingLoader(examples, transform, batches, num_workers).epochs([seed[-1]], *seed[:-1]))
+        of_process.append(steps)
     return [[batch for batches in step for batch in batches] for step in zip(*of_process, strict=True)]
 
 
@@ -115,18 +118,48 @@ def test_a_loader_serves_one_epoch_after_another(
     examples: Examples, augment: Callable[[PILImage.Image], torch.Tensor], num_workers: int
 ) -> None:
     loader = TrainingLoader(examples, augment, TrainingBatches(len(examples), Share(8)), num_workers)
-    for epoch in range(3):
+    served = 0
+    # As a run that goes on after its fourth epoch.
+    for epoch, steps in zip(range(4, 7), loader.epochs(range(4, 7), 0), strict=True):
         expected = load_epoch(examples, augment, (0, epoch), batch_size=8)
-        for mine, theirs in zip(loader.epoch(epoch, 0), expected, strict=True):
+        for mine, theirs in zip(steps, expected, strict=True):
             assert torch.equal(mine[0].images, theirs[0].images)
+            served += 1
+    assert served == 3 * len(expected)
 
 
-def test_workers_end_with_their_loader(examples: Examples, augment: Callable[[PILImage.Image], torch.Tensor]) -> None:
+def test_the_next_epoch_is_loaded_before_this_one_ends(
+    examples: Examples, augment: Callable[[PILImage.Image], torch.Tensor], tmp_path: Path
+) -> None:
+    def note(image: PILImage.Image) -> torch.Tensor:
+        # One byte an image, from whatever process augments it.
+        with (tmp_path / "augmented").open("ab") as file:
+            file.write(b".")
+        return augment(image)
+
+    loader = TrainingLoader(examples, note, TrainingBatches(len(examples), Share(8)), 2)
+    epochs = loader.epochs(range(2), 0)
+    assert len(list(next(epochs))) == 3
+    deadline = time.monotonic() + 60
+    while (tmp_path / "augmented").stat().st_size <= len(examples):
+        assert time.monotonic() < deadline, "nothing was loaded ahead"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("stopped_within", [False, True])
+def test_workers_end_with_the_epochs(
+    examples: Examples, augment: Callable[[PILImage.Image], torch.Tensor], stopped_within: bool
+) -> None:
     before = set(multiprocessing.active_children())
     loader = TrainingLoader(examples, augment, TrainingBatches(len(examples), Share(8)), 2)
-    assert list(loader.epoch(1, 0))
+    epochs = loader.epochs(range(2), 0)
+    steps = next(epochs)
+    assert next(steps)
     assert len(set(multiprocessing.active_children()) - before) == 2
-    del loader
+    if stopped_within:
+        del steps, epochs
+    else:
+        assert [len(list(each)) for each in (steps, *epochs)] == [2, 3]
     # At once, not when Python comes to collect garbage: a phase follows a phase.
     assert set(multiprocessing.active_children()) <= before
 
