@@ -195,8 +195,10 @@ def _label_ids_of_one(test: Dataset, column: str) -> tuple[list[str], np.ndarray
 def _read_labels(split: Dataset, column: str, name: str) -> list[Any]:
     # Only this column is read: rows with images would be decoded.
     labels = split.select_columns([column]).to_dict()[column]
+    # Once: the data set copies its features at each request.
+    is_class_label = isinstance(split.features[column], ClassLabel)
     for row, label in enumerate(labels):
-        if label is None or (isinstance(split.features[column], ClassLabel) and label < 0):
+        if label is None or (is_class_label and label < 0):
             raise InputError(f"Row {row} of the {name} split has no label in {column}: remove it or give it a class.")
     return labels
 

@@ -28,8 +28,8 @@ def seed_everything(*parts: int | str, process_index: int = 0) -> None:
 @contextmanager
 def isolated_randomness() -> Iterator[Callable[[int], None]]:
     """
-    Gives what seeds Python, NumPy and torch (CPU) for a draw, and restores their streams after the context. One context
-    serves many draws: to save and restore takes longer than many a draw.
+    Gives what seeds Python, NumPy and torch (CPU) for a draw, and restores their streams after the context. One
+    context serves many draws: to save and restore takes longer than many a draw.
     """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
