@@ -149,6 +149,11 @@ class OptimizationArguments:
     mixed_precision: Literal["no", "bf16", "fp16"] | None = option(
         "Precision of forward and backward passes. By default the one that accelerate is configured for."
     )
+    torch_compile: bool = option(
+        "Compile forward and backward passes. Each phase begins with compiling anew, as its model is another: worth "
+        "it where phases are long.",
+        False,
+    )
     num_workers: int = option("Processes that load images, for each training process; 0 loads in the process.", 2)
     seed: int = option("Seed of everything that is random.", 0)
 
@@ -192,7 +197,7 @@ class Arguments:
             recipe |= asdict(self.continuation)
         for group in (self.data, self.model, self.method, self.optimization):
             recipe |= asdict(group)
-        for name in ("num_workers", "per_device_eval_batch_size", "attn_implementation"):
+        for name in ("num_workers", "per_device_eval_batch_size", "attn_implementation", "torch_compile"):
             del recipe[name]
         return recipe
 

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DynamoBackend
 from timm.optim import param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 from torch import nn
@@ -66,6 +67,7 @@ class PhaseTrainer:
         self.log = log
         self.transform = make_train_transform(self.options, arguments.model.image_size)
         self.normalize = Normalizer(processor, accelerator.device)
+        self.compiles = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
         self.initial_loss_scale = None if accelerator.scaler is None else accelerator.scaler.state_dict()
 
     @property
@@ -95,6 +97,9 @@ class PhaseTrainer:
         learner = Learner(self.method, model, step, phase)
         optimizer = make_optimizer(learner, self.options.weight_decay, self.learning_rate(phase))
         schedule = self._schedule(optimizer, phase)
+        if self.compiles:
+            # Code compiled for the model as it was is of no use, and torch gives up on what it compiles too often.
+            torch.compiler.reset()
         prepared, optimizer = self.accelerator.prepare(learner, optimizer)
         self._restore(learner, optimizer)
         trainer = self._epoch_trainer(prepared, optimizer, step, phase)

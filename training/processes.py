@@ -24,6 +24,8 @@ def make_accelerator(arguments: Arguments) -> Accelerator:
             logging_dir=str(Path(arguments.output.output_dir) / TRACKER_FOLDER),
         ),
         mixed_precision=arguments.optimization.mixed_precision,
+        # None leaves it to what accelerate is configured for.
+        dynamo_backend="inductor" if arguments.optimization.torch_compile else None,
         kwargs_handlers=[patience],
     )
 
