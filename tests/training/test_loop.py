@@ -3,14 +3,18 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from accelerate.utils import DynamoBackend
+from torch._dynamo.utils import counters
 
 from tests.command_line import words
 from training.arguments import parse_arguments
 from training.checkpointing import TrainingState
+from training.epoch import EpochTrainer
 from training.incremental import IncrementalRun
 from training.processes import make_accelerator
 
@@ -99,3 +103,38 @@ def test_the_time_a_step_takes_adds_up_over_restarts(make_run: MakeRun, monkeypa
     again.run()
     first = json.loads((again.folder.path / "results.json").read_text())["steps"][0]
     assert first["train_seconds"] > states[-1].train_seconds > states[0].train_seconds > 0
+
+
+def test_each_phase_compiles_its_model_and_no_later_epoch_does(
+    make_run: MakeRun, run_content: RunContent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run("plain", num_epochs=3).run()
+    # Traced as always, but run as it stands: quick to compile, and the same to the last bit.
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "eager")
+    # A grown model is one more version of the same code; what does not forget the earlier ones would give up.
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 3)
+    compiled: dict[tuple[int, str], list[int]] = {}
+    train = EpochTrainer.train
+
+    def watched(self: EpochTrainer, *arguments: Any) -> dict[str, float]:
+        before = counters["stats"]["unique_graphs"]
+        losses = train(self, *arguments)
+        learner = self.accelerator.unwrap_model(self.learner, keep_torch_compile=False)
+        epochs = compiled.setdefault((learner.step.number, learner.phase.name), [])
+        epochs.append(counters["stats"]["unique_graphs"] - before)
+        return losses
+
+    monkeypatch.setattr(EpochTrainer, "train", watched)
+    run = make_run("compiled", num_epochs=3)
+    run.run()
+    assert set(compiled) == {
+        (step.number, phase.name) for step in run.scenario.steps for phase in run.method.phases(step)
+    }
+    # Once more at most: batches of an epoch differ by one image.
+    assert all(1 <= first <= 2 and set(later) <= {0} for first, *later in compiled.values()), compiled
+    assert run_content(tmp_path / "compiled") == run_content(tmp_path / "plain")
+
+
+@pytest.mark.parametrize(("asked", "backend"), [(True, DynamoBackend.INDUCTOR), (False, DynamoBackend.NO)])
+def test_torch_compile_is_asked_for(make_run: MakeRun, asked: bool, backend: DynamoBackend) -> None:
+    assert make_run("run", torch_compile=asked).accelerator.state.dynamo_plugin.backend == backend
