@@ -194,6 +194,27 @@ def test_damaged_bytes_give_an_rgb_image_or_the_one_line_error(
     assert refused
 
 
+def test_images_read_together_are_those_read_alone(
+    make_examples: Callable[..., Examples], noise_image: Callable[..., PILImage.Image]
+) -> None:
+    grey = noise_image(3).convert("L")
+    examples = make_examples([noise_image(0), noise_image(1), noise_image(2, width=9), grey])
+    positions = np.array([3, 0, 2, 3])
+    together = examples.images_at(positions)
+    assert [image.mode for image in together] == ["RGB"] * 4
+    for image, position in zip(together, positions, strict=True):
+        assert np.array_equal(np.asarray(image), np.asarray(examples.image(int(position))))
+
+
+def test_a_broken_image_among_others_is_named(
+    make_examples: Callable[..., Examples], noise_image: Callable[..., PILImage.Image]
+) -> None:
+    examples = make_examples([noise_image(0), b"no image", noise_image(1)], source_indices=[5, 77, 6])
+    with pytest.raises(InputError, match=r"The image in row 77 cannot be read \("):
+        examples.images_at([2, 1, 0])
+    assert len(examples.images_at([2, 0])) == 2
+
+
 def test_to_rgb_leaves_rgb_alone(noise_image: Callable[..., PILImage.Image]) -> None:
     image = noise_image(3)
     assert to_rgb(image).tobytes() == image.tobytes()
