@@ -40,6 +40,8 @@ def main() -> None:
     if accelerator.is_main_process:
         Path(output).write_text(json.dumps(found))
     accelerator.wait_for_everyone()
+    # Threads of the process group that still run when Python ends can abort the process.
+    accelerator.end_training()
 
 
 if __name__ == "__main__":
