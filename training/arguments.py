@@ -150,8 +150,8 @@ class OptimizationArguments:
         "Precision of forward and backward passes. By default the one that accelerate is configured for."
     )
     torch_compile: bool = option(
-        "Compile forward and backward passes. Each phase begins with compiling anew, as its model is another: worth "
-        "it where phases are long.",
+        "Compile forward and backward passes. Each phase begins with compiling anew, as its model is another, which "
+        "can take minutes on a CPU.",
         False,
     )
     num_workers: int = option("Processes that load images, for each training process; 0 loads in the process.", 2)

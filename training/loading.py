@@ -1,8 +1,8 @@
 """Loads batches: images are decoded, augmented or processed, in worker processes or here."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -162,16 +162,8 @@ class TrainingLoader:
         The worker processes start once and load ahead beyond the end of an epoch, so that the next does not begin
         with a wait.
         """
-        loaded = iter(
-            DataLoader(
-                _AugmentedBatches(self.examples, self.transform, seed),
-                sampler=self._draws(numbers, seed),
-                batch_size=None,
-                num_workers=self.num_workers,
-                generator=torch.Generator(),
-                pin_memory=torch.cuda.is_available(),
-            )
-        )
+        images = _AugmentedBatches(self.examples, self.transform, seed)
+        loaded = iter(_load_batches(images, self._draws(numbers, seed), self.num_workers))
         for _ in numbers:
             yield self._steps(loaded)
 
@@ -201,11 +193,16 @@ def evaluation_batches(
     positions = np.arange(len(examples))
     batches = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
     mine = batches[process_index::num_processes]
+    return _load_batches(_PixelValues(examples, prepare), mine, min(num_workers, len(mine)))
+
+
+def _load_batches(batches: Dataset, items: Iterable[Any], num_workers: int) -> DataLoader:
+    """Loads whole batches, an item each; the streams of randomness of this process are left alone."""
     return DataLoader(
-        _PixelValues(examples, prepare),
-        sampler=mine,
+        batches,
+        sampler=items,
         batch_size=None,
-        num_workers=min(num_workers, len(mine)),
+        num_workers=num_workers,
         generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
     )
