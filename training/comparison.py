@@ -4,7 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from modeling_dytox import DyToxConfig
+from training.errors import InputError
 from training.evaluation import Evaluation
+from training.published import PublishedStep
 
 
 # Sums in another order, as on another device, differ by less; one image more or less right by more.
@@ -18,6 +21,42 @@ LABELS = {
     "task_aware_accuracy": "task-aware accuracy",
     "task_aware_accuracy_per_step": "task-aware, classes of step {}",
 }
+
+
+@dataclass(frozen=True)
+class Record:
+    """
+    What `results.json` tells of a step.
+
+    Args:
+        numbers (`Mapping[str, Any]`): its entry of `steps`; empty where there is none.
+        lacks (`str`, *optional*): why there is none.
+        classes_without_images (`Sequence[str]`): classes of the steps that were not measured, as a continued run had
+            no test images of them.
+    """
+
+    numbers: Mapping[str, Any]
+    lacks: str | None = None
+    classes_without_images: Sequence[str] = ()
+
+    @classmethod
+    def read(cls, step: PublishedStep, config: DyToxConfig) -> "Record":
+        """The record of a step, where it has one."""
+        ranges = config.step_class_ranges
+        try:
+            numbers = step.recorded(len(ranges))
+        except InputError as error:
+            return cls({}, lacks=str(error))
+        accuracies = zip(ranges, _accuracy_per_step(numbers), strict=False)
+        skipped = [class_range for class_range, accuracy in accuracies if accuracy is None]
+        return cls(numbers, None, [name for start, stop in skipped for name in config.class_names[start:stop]])
+
+    def comparable_with(self, measured: Evaluation) -> Mapping[str, Any]:
+        """The numbers but for those over all images, where they were over those of other steps than now."""
+        pairs = zip(measured.accuracy_per_step, _accuracy_per_step(self.numbers), strict=False)
+        if all((now is None) == (then is None) for now, then in pairs):
+            return self.numbers
+        return {name: value for name, value in self.numbers.items() if name.endswith("_per_step")}
 
 
 @dataclass(frozen=True)
@@ -89,6 +128,12 @@ def agreement(numbers: Sequence[Number]) -> bool | None:
     """Whether all recorded numbers were found again; None where none was recorded."""
     compared = [number.agrees for number in numbers if number.agrees is not None]
     return all(compared) if compared else None
+
+
+def _accuracy_per_step(recorded: Mapping[str, Any]) -> list[Any]:
+    """As a list, whatever the file says."""
+    accuracies = recorded.get("accuracy_per_step")
+    return accuracies if isinstance(accuracies, list) else []
 
 
 def _numbers(values: Any) -> Iterator[tuple[int, float]]:

@@ -4,7 +4,8 @@ Measures a published step again, and compares with what its results.json recorde
     python -m training.evaluate --model org/name --revision step5 --dataset_name digits
     accelerate launch -m training.evaluate --model outputs/digits/step5 --dataset_name digits
 
-Only the test images of the classes that the model knows are used; they are found by the names of the classes.
+Only the test images of the classes that the model knows are used; they are found by the names of the classes. A step
+of a continued run that was measured without images of the steps before it can be measured the same way again.
 """
 
 import json
@@ -26,7 +27,7 @@ from transformers.utils import logging
 from modeling_dytox import DyToxConfig
 from training.allocator import keep_freed_memory
 from training.arguments import DataArguments, OptionParser, option
-from training.comparison import agreement, compare, conclusion, to_table
+from training.comparison import Record, agreement, compare, conclusion, to_table
 from training.data import load_test_split
 from training.errors import InputError, last_message
 from training.evaluation import Evaluation, Evaluator
@@ -113,20 +114,26 @@ def evaluate(arguments: EvaluationArguments, accelerator: Accelerator) -> None:
     """
     step = PublishedStep(str(arguments.model), arguments.revision)
     model, processor = step.load()
+    record = Record.read(step, model.config)
     images, names = load_test_split(arguments.data)
-    test = select_by_name(images, names, model.config.class_names, arguments.max_eval_samples_per_class)
+    limit = arguments.max_eval_samples_per_class
+    test = select_by_name(images, names, model.config.class_names, limit, may_lack=record.classes_without_images)
     evaluator = Evaluator(accelerator, processor, arguments.batch_size, arguments.num_workers)
     measured = evaluator.evaluate(model.to(accelerator.device), test, arguments.task_aware_eval)
     if accelerator.is_main_process:
-        report(arguments, step, model.config, measured, len(test))
+        report(arguments, f"{step}: {describe(model.config, measured)}", record, measured, len(test))
+
+
+def describe(config: DyToxConfig, measured: Evaluation) -> str:
+    """What the model knows, and the steps of which there was no image."""
+    num_steps = len(config.step_class_ranges)
+    lacking = [str(step) for step, value in enumerate(measured.accuracy_per_step, start=1) if value is None]
+    known = f"{config.num_labels} classes in {num_steps} step(s)"
+    return f"{known}, no image of those of step(s) {', '.join(lacking)}" if lacking else known
 
 
 def report(
-    arguments: EvaluationArguments,
-    step: PublishedStep,
-    config: DyToxConfig,
-    measured: Evaluation,
-    num_images: int,
+    arguments: EvaluationArguments, subject: str, record: Record, measured: Evaluation, num_images: int
 ) -> None:
     """
     Shows the numbers beside the recorded ones, and writes them to the output file if one is asked for.
@@ -134,21 +141,17 @@ def report(
     Raises:
         InputError: the output file cannot be written.
     """
-    num_steps = len(config.step_class_ranges)
-    try:
-        recorded, reason = step.recorded(num_steps), None
-    except InputError as error:
-        recorded, reason = {}, str(error)
+    recorded = record.comparable_with(measured)
     numbers = compare(measured, recorded)
-    what = f"{config.num_labels} classes in {num_steps} step(s), {num_images} test images of {arguments.dataset_name}"
-    last_line = f"Nothing to compare with: {reason}" if reason else conclusion(numbers)
-    sys.stdout.write(f"{step}: {what}\n{to_table(numbers)}\n{last_line}\n")
+    last_line = f"Nothing to compare with: {record.lacks}" if record.lacks else conclusion(numbers)
+    title = f"{subject}, {num_images} test images of {arguments.dataset_name}"
+    sys.stdout.write(f"{title}\n{to_table(numbers)}\n{last_line}\n")
     if arguments.output_file:
         content = {
             "model": arguments.model,
             "revision": arguments.revision,
             "dataset": arguments.dataset_name,
-            "step": num_steps,
+            "step": len(measured.accuracy_per_step),
             "num_images": num_images,
             "measured": asdict(measured),
             "recorded": {name: recorded.get(name) for name in asdict(measured)} if recorded else None,

@@ -1,7 +1,7 @@
 """The scenario: a data set cut into steps of new classes, in a chosen order."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -202,7 +202,11 @@ def resolve_class_order(order: Sequence[str] | None, class_names: Sequence[str],
 
 
 def select_by_name(
-    examples: Examples, names: Sequence[str], class_names: Sequence[str], limit: int | None = None
+    examples: Examples,
+    names: Sequence[str],
+    class_names: Sequence[str],
+    limit: int | None = None,
+    may_lack: Collection[str] = (),
 ) -> Examples:
     """
     The test images of some classes, found by name; label ids are the positions in `class_names`.
@@ -212,6 +216,7 @@ def select_by_name(
         names (`Sequence[str]`): name of each of these label ids.
         class_names (`Sequence[str]`): the classes to keep, in the order of learning.
         limit (`int`, *optional*): only the first so many images of each class.
+        may_lack (`Collection[str]`): classes that need no image, as long as another has some.
 
     Raises:
         InputError: a class is named twice, or has no image.
@@ -223,14 +228,15 @@ def select_by_name(
             "name of its own for each class."
         )
     counts = np.bincount(examples.labels, minlength=len(names))
-    missing = [name for name in class_names if name not in names or counts[names.index(name)] == 0]
+    lacking = [name for name in class_names if name not in names or counts[names.index(name)] == 0]
+    missing = lacking if len(lacking) == len(class_names) else [name for name in lacking if name not in may_lack]
     if missing:
         raise InputError(
             f"The test split has no image of {missing[0]!r} ({len(missing)} such class(es) among {len(class_names)} "
             "that the model knows): give the data set that the model has learned, or the --label_column that names "
             "these classes."
         )
-    label_ids = {names.index(name): position for position, name in enumerate(class_names)}
+    label_ids = {names.index(name): position for position, name in enumerate(class_names) if name not in lacking}
     return _relabel(examples, label_ids, limit)
 
 

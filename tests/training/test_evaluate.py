@@ -27,6 +27,7 @@ from training.metrics.calibration import ReliabilityBin
 
 # Numbers as names, in an order in which none is its own label id.
 CLASSES = ["7", "2", "0", "9", "4", "1"]
+NEW_CLASSES = ["5", "3", "8", "6"]
 OPTIONS = {
     "dataset_name": "digits",
     "num_classes": 6,
@@ -56,10 +57,22 @@ WriteDigits = Callable[..., Path]
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three steps that learned something."""
-    output_dir = tmp_path_factory.mktemp("runs") / "run"
+    return learn(tmp_path_factory.mktemp("runs") / "run", OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def continued_step(run_folder: Path) -> Path:
+    """Step 4, which a run learned and measured that had the images of four new classes alone."""
+    new = {"num_classes": 4, "class_order": [*NEW_CLASSES, *CLASSES], "classes_per_step": None, "memory_size": 100}
+    model = {"model_name_or_path": run_folder / "step3", "memory_name_or_path": "none"}
+    return learn(run_folder.parent / "more", OPTIONS | new | model) / "step4"
+
+
+def learn(output_dir: Path, options: dict[str, Any]) -> Path:
     words: list[str] = []
-    for name, value in (OPTIONS | {"output_dir": output_dir}).items():
-        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    for name, value in (options | {"output_dir": output_dir}).items():
+        if value is not None:
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     IncrementalRun(parse_arguments(words), Accelerator()).run()
     return output_dir
 
@@ -120,7 +133,8 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def recorded_in(run_folder: Path, step: int) -> dict[str, Any]:
-    return read(run_folder / "results.json")["steps"][step - 1]
+    entries = read(run_folder / "results.json")["steps"]
+    return next(entry for entry in entries if entry["step"] == step)
 
 
 def flat(numbers: dict[str, Any]) -> dict[str, Any]:
@@ -209,6 +223,51 @@ def test_a_class_without_images_is_named(
     line = refuse(model=run_folder / "step3", dataset_name=folder)
     for part in ("no image of '0'", "2 such class(es)", "data set that the model has learned"):
         assert part in line
+
+
+def test_a_continued_step_is_measured_again_without_images_of_the_steps_before_it(
+    run_evaluate: Run, continued_step: Path, write_digits: WriteDigits, tmp_path: Path
+) -> None:
+    folder, file = write_digits(NEW_CLASSES, ClassLabel(names=[*"0123456789"]), str), tmp_path / "numbers.json"
+    status, output, errors = run_evaluate(
+        "--task_aware_eval", model=continued_step, dataset_name=folder, output_file=file
+    )
+    assert (status, errors) == (0, "")
+    expected = recorded_in(continued_step, 4)
+    assert expected["accuracy_per_step"] == [None, None, None, expected["accuracy"]]
+    assert read(file)["agrees"] is True
+    assert flat(read(file)["measured"]) == pytest.approx(flat(expected), abs=1e-6)
+    assert "10 classes in 4 step(s), no image of those of step(s) 1, 2, 3, " in output.splitlines()[0]
+
+
+def test_with_images_of_the_steps_before_it_their_numbers_stand_beside_no_recorded_ones(
+    run_evaluate: Run, continued_step: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "numbers.json"
+    status, output, _ = run_evaluate(model=continued_step, dataset_name="digits", output_file=file)
+    numbers, expected = read(file), recorded_in(continued_step, 4)
+    assert status == 0 and numbers["agrees"] is True and numbers["recorded"]["accuracy"] is None
+    assert None not in numbers["measured"]["accuracy_per_step"]
+    assert numbers["measured"]["accuracy_per_step"][3] == pytest.approx(expected["accuracy"], abs=1e-6)
+    assert "no image" not in output and output.splitlines()[-1].startswith("All 1 recorded numbers agree")
+
+
+def test_a_continued_step_needs_images_of_all_that_was_measured(
+    refuse: Callable[..., str], continued_step: Path, write_digits: WriteDigits
+) -> None:
+    folder = write_digits(["5", "3", "8"], Value("string"), str)
+    assert "no image of '6' (1 such class(es)" in refuse(model=continued_step, dataset_name=folder)
+
+
+def test_a_record_that_is_no_list_excuses_nothing(
+    refuse: Callable[..., str], continued_step: Path, write_digits: WriteDigits, tmp_path: Path
+) -> None:
+    model = shutil.copytree(continued_step, tmp_path / "step4")
+    results = read(model / "results.json")
+    results["steps"][-1]["accuracy_per_step"] = None
+    (model / "results.json").write_text(json.dumps(results))
+    folder = write_digits(NEW_CLASSES, Value("string"), str)
+    assert "no image of '7'" in refuse(model=model, dataset_name=folder)
 
 
 def test_two_classes_of_one_name_are_refused(refuse: Callable[..., str], run_folder: Path, tmp_path: Path) -> None:
