@@ -130,4 +130,5 @@ class BackgroundPublisher:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         if reason != self._reported:
             self._reported = reason
-            self._report(f"Step {step} is not published: {reason}. Training goes on.")
+            goes_on = "" if self._closing.is_set() else " Training goes on."
+            self._report(f"Step {step} is not published: {reason}.{goes_on}")

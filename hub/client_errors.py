@@ -11,6 +11,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     StrictDataclassError,
 )
+from huggingface_hub.utils import disable_progress_bars, logging
 
 from hub.errors import PublishError, UserError
 from hub.text import printable
@@ -21,6 +22,15 @@ CLIENT_ERRORS = (HTTPError, OSError, RuntimeError)
 
 _TOKEN = re.compile(r"(?:hf|api_org|hf_oauth)_[A-Za-z0-9_.-]+")
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+
+
+def quiet_client() -> None:
+    """
+    Lets the client of the Hub show nothing of its own: what fails is told in one line, and its warnings would show
+    signed upload links.
+    """
+    disable_progress_bars()
+    logging.set_verbosity_error()
 
 
 @contextmanager

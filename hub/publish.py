@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.utils import disable_progress_bars, logging
 
-from hub.client_errors import one_line_errors
+from hub.client_errors import one_line_errors, quiet_client
 from hub.errors import PublishError, UserError
 from hub.memory_dataset import MEMORY_SUFFIX, check_privacy, memory_content, memory_repo_id
 from hub.model_card import card_for, write_aside
@@ -151,6 +150,7 @@ def plan_run(
     output_dir: str | Path,
     hub_model_id: str,
     *,
+    private: bool = False,
     push_memory: bool = False,
     overwrite_revisions: bool = False,
     token: str | None = None,
@@ -162,14 +162,16 @@ def plan_run(
     check_repo_id(hub_model_id)
     secret = token or get_token()
     folders = complete_steps(output_dir)
+    planned = []
     with one_line_errors(f"look at {hub_model_id}", hub_model_id, secret):
-        return [
-            planned
-            for repo_id, repo_type, contents in run_contents(folders, hub_model_id, push_memory, secret)
-            for planned in plan_contents(
-                contents, RemoteRun.read(HfApi(token=token), repo_id, repo_type), overwrite_revisions
-            )
-        ]
+        for repo_id, repo_type, contents in run_contents(folders, hub_model_id, push_memory, secret):
+            remote = RemoteRun.read(HfApi(token=token), repo_id, repo_type)
+            if repo_type == "dataset":
+                check_privacy(remote, private)
+            elif remote.exists:
+                private = private or remote.is_private()
+            planned += plan_contents(contents, remote, overwrite_revisions)
+    return planned
 
 
 def plan_contents(
@@ -184,15 +186,6 @@ def plan_contents(
             commit = plan.commit or f"planned-{content.tag}"
             remote.record(content.step, commit, files=None if plan.commit else {})
     return planned
-
-
-def quiet_client() -> None:
-    """
-    Lets the client of the Hub show nothing of its own: what fails is told in one line, and its warnings would show
-    signed upload links.
-    """
-    disable_progress_bars()
-    logging.set_verbosity_error()
 
 
 def check_repo_id(hub_model_id: str) -> None:
@@ -296,6 +289,7 @@ def _dry_run(options: argparse.Namespace) -> None:
     for content, remote, plan in plan_run(
         options.output_dir,
         options.hub_model_id,
+        private=options.private,
         push_memory=options.push_memory,
         overwrite_revisions=options.overwrite_revisions,
     ):

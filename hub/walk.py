@@ -10,12 +10,11 @@ from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
-from huggingface_hub.utils import disable_progress_bars
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 from transformers.utils import logging
 
-from hub.client_errors import one_line_errors
+from hub.client_errors import one_line_errors, quiet_client
 from hub.errors import StepFolderError, UserError
 from hub.remote import RemoteRun
 from hub.results import RunResults
@@ -180,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `python -m hub.walk`; returns the exit status."""
     options = _parser().parse_args(arguments)
-    disable_progress_bars()
+    quiet_client()
     logging.disable_progress_bar()
     try:
         revisions = select(list_revisions(options.source), options.revision)

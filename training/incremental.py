@@ -22,9 +22,9 @@ from datasets import disable_progress_bars
 from transformers.utils import logging
 
 from hub.background import is_publishing
+from hub.client_errors import quiet_client
 from hub.errors import UserError
 from hub.model_card import complete_step_folder
-from hub.publish import quiet_client
 from hub.run_publisher import RunPublisher, Target
 from modeling_dytox import DyToxForImageClassification
 from modeling_dytox.image_processing import make_image_processor

@@ -125,6 +125,17 @@ def test_an_unforeseen_error_stops_nothing(
     assert reports == ["Step 1 is not published: KeyError: 'bug'. Training goes on."]
 
 
+def test_at_the_end_no_failure_promises_that_training_goes_on(
+    hub: Hub, reports: list[str], start: Callable[..., BackgroundPublisher]
+) -> None:
+    hub.failures = {1: [LASTING, KeyError("bug")]}
+    publisher = start()
+    publisher.submit(1)
+    wait_until(lambda: reports)
+    assert publisher.close() == [1]
+    assert reports[1:] == ["Step 1 is not published: KeyError: 'bug'."]
+
+
 def test_a_hub_that_hangs_is_waited_for_no_longer_than_patience(
     hub: Hub, start: Callable[..., BackgroundPublisher]
 ) -> None:

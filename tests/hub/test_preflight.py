@@ -146,7 +146,7 @@ def test_the_memory_of_a_private_model_is_private(local_hub: "LocalHub", tmp_pat
         from huggingface_hub import HfApi
         from hub.errors import UserError
         from hub.preflight import preflight
-        from hub.publish import publish_run
+        from hub.publish import plan_run, publish_run
         api = HfApi()
         for name in "ab":
             api.create_repo(f"org/{{name}}", private=True)
@@ -161,9 +161,15 @@ def test_the_memory_of_a_private_model_is_private(local_hub: "LocalHub", tmp_pat
 
         api.create_repo("org/f", private=True)
         api.create_repo("org/f-memory", repo_type="dataset", private=False)
-        for refuse in (preflight, lambda repo, **options: publish_run({str(run)!r}, repo, **options)):
+        api.create_repo("org/g-memory", repo_type="dataset", private=False)
+        for refuse in (
+            lambda: preflight("org/f", push_memory=True),
+            lambda: plan_run({str(run)!r}, "org/f", push_memory=True),
+            lambda: publish_run({str(run)!r}, "org/f", push_memory=True),
+            lambda: plan_run({str(run)!r}, "org/g", push_memory=True, private=True),
+        ):
             try:
-                refuse("org/f", push_memory=True)
+                refuse()
             except UserError as error:
                 print(error)
         print(api.list_repo_files("org/f-memory", repo_type="dataset"))
@@ -172,7 +178,8 @@ def test_the_memory_of_a_private_model_is_private(local_hub: "LocalHub", tmp_pat
     assert done.returncode == 0, done.stderr
     made, *refusals, files = done.stdout.splitlines()
     assert made == "True True False True True"
-    assert len(refusals) == 2 and all("org/f-memory is public" in line for line in refusals)
+    assert len(refusals) == 4
+    assert all(f"org/{name}-memory is public" in line for name, line in zip("fffg", refusals, strict=True))
     assert files == "['.gitattributes']"
 
 
