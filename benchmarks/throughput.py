@@ -89,7 +89,8 @@ def describe(options: Options, workload: Workload) -> dict[str, Any]:
 
 def measure_memory(before: int, device: torch.device) -> dict[str, int | None]:
     """The peaks of this process so far; `before` is what it held before the work."""
-    peak = peak_resident_bytes()
+    # Both counters of the system are rough: a peak just read can lie below what was held before.
+    peak = max(peak_resident_bytes(), before)
     return {
         "peak_rss_bytes": peak,
         "peak_rss_growth_bytes": peak - before,
