@@ -94,5 +94,9 @@ class Publication:
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder by its relative path."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """
+    Every file below a folder by its relative path, but for hidden ones, which never go up: who is killed between
+    writing a card aside and renaming it leaves one.
+    """
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
