@@ -168,7 +168,7 @@ def plan_run(
             remote = RemoteRun.read(HfApi(token=token), repo_id, repo_type)
             if repo_type == "dataset":
                 check_privacy(remote, private)
-            elif remote.exists:
+            elif push_memory and remote.exists:
                 private = private or remote.is_private()
             planned += plan_contents(contents, remote, overwrite_revisions)
     return planned

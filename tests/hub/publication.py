@@ -95,8 +95,8 @@ class Publication:
 
 def content_of(folder: Path) -> dict[str, bytes]:
     """
-    Every file below a folder by its relative path, but for hidden ones, which never go up: who is killed between
-    writing a card aside and renaming it leaves one.
+    Every file below a folder by its relative path, but for cards written aside, which never go up: who is killed
+    before renaming one leaves it.
     """
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".README.md.")]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
