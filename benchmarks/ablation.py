@@ -21,9 +21,9 @@ if not __package__:
     # Launched as a file: Python puts this folder first on the path, where the other rooms are not.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from hub.run.atomic import write_aside
+from hub.run.errors import InputError
 from training.arguments import parse_arguments
-from training.errors import InputError
-from training.files import write_aside
 
 
 SCRIPT = Path(__file__).resolve().parents[1] / "training" / "incremental.py"

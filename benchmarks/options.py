@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 
+from hub.run.errors import InputError
 from training.arguments import (
     Arguments,
     ContinuationArguments,
@@ -18,7 +19,6 @@ from training.arguments import (
     check_arguments,
     option,
 )
-from training.errors import InputError
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -22,11 +22,11 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from training import incremental
-from training.allocator import keep_freed_memory
-from training.checkpointing import Checkpoints
-from training.epoch import EpochTrainer
-from training.evaluation import Evaluator
 from training.incremental import IncrementalRun
+from training.loop.checkpointing import Checkpoints
+from training.loop.epoch import EpochTrainer
+from training.loop.evaluation import Evaluator
+from training.loop.malloc import keep_freed_memory
 
 
 # What is timed: the part it belongs to, and the method that does it. No timed method calls another of these, except

@@ -10,8 +10,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from hub.run.errors import InputError
 from modeling_dytox import DyToxForImageClassification, DyToxImageClassifierOutput
-from training.errors import InputError
 
 
 ORACLE = Path(__file__).resolve().parents[1] / "tests" / "modeling_dytox" / "oracle.py"

@@ -34,8 +34,8 @@ from benchmarks.measures import (
 from benchmarks.options import DTYPES, Options, parse_options
 from benchmarks.t_pass import load_oracle
 from benchmarks.workloads import Workload, make_workload
-from training.allocator import keep_freed_memory
-from training.errors import InputError
+from hub.run.errors import InputError
+from training.loop.malloc import keep_freed_memory
 
 
 IMPLEMENTATIONS: tuple[Literal["ours", "t_pass"], ...] = ("ours", "t_pass")

@@ -17,16 +17,16 @@ from benchmarks.options import DTYPES, Options
 from benchmarks.t_pass import TPassDyTox
 from modeling_dytox import DyToxForImageClassification
 from modeling_dytox.image_processing import make_image_processor
-from training.augmentation import Normalizer, make_train_transform
-from training.batches import Share, TrainingBatches
-from training.epoch import EpochTrainer
-from training.examples import Examples
-from training.loading import Batch, TrainingLoader
-from training.loop import freeze, make_optimizer, train_mode_except_frozen
+from training.data.augmentation import Normalizer, make_train_transform
+from training.data.batches import Share, TrainingBatches
+from training.data.examples import Examples
+from training.data.loading import Batch, TrainingLoader
+from training.data.scenario import Step
+from training.loop.epoch import EpochTrainer
+from training.loop.phase import freeze, make_optimizer, train_mode_except_frozen
 from training.methods import Learner, make_method
 from training.methods.dytox import DyTox
-from training.model import make_model
-from training.scenario import Step
+from training.run.model import make_model
 from training.seeding import derive_seed, seed_everything
 
 

@@ -14,15 +14,15 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
 
-from hub.client_errors import one_line_errors, quiet_client
-from hub.errors import PublishError, UserError
-from hub.memory_dataset import MEMORY_SUFFIX, check_privacy, memory_content, memory_repo_id
-from hub.model_card import card_for, write_aside
-from hub.plan import Plan, StepContent, make_plan
-from hub.remote import LocalFile, RemoteRun
-from hub.revision import publish_content
-from hub.step_folder import CARD, StepFolder, is_complete, list_step_folders
-from hub.text import is_repo_id
+from hub.cards.memory_card import MEMORY_SUFFIX, check_privacy, memory_content, memory_repo_id
+from hub.cards.model_card import card_for, write_aside
+from hub.publishing.client_errors import one_line_errors, quiet_client
+from hub.publishing.plan import Plan, StepContent, make_plan
+from hub.publishing.remote import LocalFile, RemoteRun
+from hub.publishing.revision import publish_content
+from hub.run.errors import PublishError, UserError
+from hub.run.step_folder import CARD, StepFolder, is_complete, list_step_folders
+from hub.run.text import is_repo_id
 
 
 _SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b")

@@ -14,12 +14,12 @@ from typing import Any
 
 import yaml
 
-from hub.errors import StepFolderError, UserError
-from hub.model_card import complete_step_folder, hub_model_id_of, write_aside
-from hub.other_runs import OTHER_RUNS_FILE, OtherRun, to_json_object
-from hub.results import RunResults
-from hub.step_folder import StepFolder, list_step_folders
-from hub.text import printable
+from hub.cards.model_card import complete_step_folder, hub_model_id_of, write_aside
+from hub.run.errors import StepFolderError, UserError
+from hub.run.results import RunResults
+from hub.run.seed_results import OTHER_RUNS_FILE, OtherRun, to_json_object
+from hub.run.step_folder import StepFolder, list_step_folders
+from hub.run.text import printable
 
 
 #: Options in which the runs may differ.

@@ -14,12 +14,12 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 from transformers.utils import logging
 
-from hub.client_errors import one_line_errors, quiet_client
-from hub.errors import StepFolderError, UserError
-from hub.remote import RemoteRun
-from hub.results import RunResults
-from hub.step_folder import list_step_folders
-from hub.text import is_repo_id, printable, shorten
+from hub.publishing.client_errors import one_line_errors, quiet_client
+from hub.publishing.remote import RemoteRun
+from hub.run.errors import StepFolderError, UserError
+from hub.run.results import RunResults
+from hub.run.step_folder import list_step_folders
+from hub.run.text import is_repo_id, printable, shorten
 
 
 _CLASSES_WIDTH = 40

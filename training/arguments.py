@@ -12,7 +12,7 @@ import yaml
 from accelerate.tracking import get_available_trackers
 from transformers import HfArgumentParser
 
-from training.errors import InputError, one_line
+from hub.run.errors import InputError, one_line
 
 
 def option(help: str, default: Any = None) -> Any:

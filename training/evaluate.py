@@ -24,16 +24,16 @@ from accelerate import Accelerator
 from datasets import disable_progress_bars
 from transformers.utils import logging
 
+from hub.run.atomic import write_aside
+from hub.run.errors import InputError, last_message
 from modeling_dytox import DyToxConfig
-from training.allocator import keep_freed_memory
 from training.arguments import DataArguments, OptionParser, option
-from training.comparison import Record, agreement, compare, conclusion, to_table
-from training.data import load_test_split
-from training.errors import InputError, last_message
-from training.evaluation import Evaluation, Evaluator
-from training.files import write_aside
-from training.published import PublishedStep
-from training.scenario import select_by_name
+from training.data.scenario import select_by_name
+from training.data.splits import load_test_split
+from training.loop.evaluation import Evaluation, Evaluator
+from training.loop.malloc import keep_freed_memory
+from training.run.comparison import Record, agreement, compare, conclusion, to_table
+from training.run.model_source import PublishedStep
 
 
 DESCRIPTION = "Measures a published step again on the test images of its classes, and compares with its results.json."

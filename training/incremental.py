@@ -21,34 +21,33 @@ from accelerate.utils import broadcast_object_list
 from datasets import disable_progress_bars
 from transformers.utils import logging
 
-from hub.background import is_publishing
-from hub.client_errors import quiet_client
-from hub.errors import UserError
-from hub.model_card import complete_step_folder
-from hub.run_publisher import RunPublisher, Target
+from hub.cards.model_card import complete_step_folder
+from hub.publishing.background import is_publishing
+from hub.publishing.client_errors import quiet_client
+from hub.publishing.run_publisher import RunPublisher, Target
+from hub.run.atomic import disk_errors_named
+from hub.run.errors import InputError, UserError, last_message
 from modeling_dytox import DyToxForImageClassification
 from modeling_dytox.image_processing import make_image_processor
-from training.allocator import keep_freed_memory
 from training.arguments import Arguments, parse_arguments
-from training.checkpointing import Checkpoints, TrainingState
-from training.checks import check_disk, check_images, check_no_memory_asked_for, check_precision, check_shared
-from training.continuation import load_continuation
-from training.data import load_splits
-from training.errors import InputError, last_message
-from training.evaluation import Evaluator
-from training.examples import Examples, concatenate
-from training.files import disk_errors_named
-from training.interruption import Interrupted, interruptible
-from training.loading import Augmented, Prepare, Processed
-from training.logs import RunLog, token_distances
-from training.loop import PhaseTrainer
-from training.memory import make_memory
+from training.data.examples import Examples, concatenate
+from training.data.loading import Augmented, Prepare, Processed
+from training.data.memory import make_memory
+from training.data.scenario import KnownClasses, Step, make_scenario
+from training.data.splits import load_splits
+from training.loop.checkpointing import Checkpoints, TrainingState
+from training.loop.evaluation import Evaluator
+from training.loop.interruption import Interrupted, interruptible
+from training.loop.logs import RunLog, token_distances
+from training.loop.malloc import keep_freed_memory
+from training.loop.phase import PhaseTrainer
+from training.loop.processes import check_agreement, make_accelerator, on_main_process
 from training.methods import Phase, make_method
-from training.model import make_model
-from training.processes import check_agreement, make_accelerator, on_main_process
-from training.results import Results, StepResults
-from training.run_folder import RunFolder, publishable, recipe_of
-from training.scenario import KnownClasses, Step, make_scenario
+from training.run.checks import check_disk, check_images, check_no_memory_asked_for, check_precision, check_shared
+from training.run.continuation import load_continuation
+from training.run.model import make_model
+from training.run.results import Results, StepResults
+from training.run.run_folder import RunFolder, publishable, recipe_of
 from training.seeding import seed_everything
 
 

@@ -16,8 +16,8 @@ from benchmarks.measures import Linear, count_flops, gemm_flops_per_second, line
 from benchmarks.options import Options, parse_options
 from benchmarks.t_pass import TPassDyTox
 from benchmarks.workloads import Training, make_batch, make_inference, make_workload
-from training.loop import make_optimizer
-from training.losses import one_hot_targets
+from training.loop.phase import make_optimizer
+from training.methods.losses import one_hot_targets
 
 
 # Sizes at which a step takes milliseconds.

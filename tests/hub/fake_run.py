@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
-from hub.model_card import complete_step_folder
+from hub.cards.model_card import complete_step_folder
 
 
 # What a revision holds, but for what only some runs have.

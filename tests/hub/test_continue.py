@@ -155,7 +155,7 @@ def test_a_step_of_another_model_does_not_follow(local_hub: "LocalHub", tmp_path
     done = local_hub.run_python(
         f"""
         import shutil
-        from hub.errors import PublishError
+        from hub.run.errors import PublishError
         from hub.publish import publish_run, publish_step
         own, other, same = (f"{tmp_path}/{{name}}" for name in ("own", "other", "same"))
         publish_run(other, "org/other")
@@ -211,8 +211,8 @@ def test_a_memory_that_cannot_be_reached_is_not_taken_for_none(
 
 def test_both_rooms_look_for_the_memory_in_the_same_place() -> None:
     """They never import each other."""
-    from hub import memory_dataset
-    from training import continuation
+    from hub.cards import memory_card as memory_dataset
+    from training.run import continuation
 
     assert (continuation.MEMORY_SUFFIX, continuation.MEMORY_FILE) == (
         memory_dataset.MEMORY_SUFFIX,

@@ -89,7 +89,7 @@ def test_a_hub_that_breaks_down_does_not_stop_the_training(
     options = tiny_options | {"num_classes": 4, "output_dir": tmp_path / "run", "hub_model_id": "org/late"}
     script = f"""
         import os, signal, sys
-        from hub import run_publisher
+        from hub.publishing import run_publisher
         from training import incremental as script
         run_publisher.RETRY_DELAYS = ()
         publish = run_publisher.publish_step
@@ -122,7 +122,7 @@ def test_a_run_that_goes_on_while_the_hub_is_down_learns_all_the_same(
     publish = {"push_to_hub": True, "hub_model_id": "org/late"}
     script = """
         import sys
-        from hub import run_publisher
+        from hub.publishing import run_publisher
         from huggingface_hub import HfApi
         from training import incremental as script
         run_publisher.RETRY_DELAYS = ()

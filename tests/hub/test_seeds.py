@@ -11,10 +11,10 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from hub.errors import StepFolderError
-from hub.other_runs import OtherRun, Spread, read_other_runs
+from hub.run.errors import StepFolderError
+from hub.run.seed_results import OtherRun, Spread, read_other_runs
+from hub.run.step_folder import StepFolder
 from hub.seeds import add_other_runs, main
-from hub.step_folder import StepFolder
 from tests.hub.fake_run import continued, fake_results, up_to_step, write_json, write_run
 
 

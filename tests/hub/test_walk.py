@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import ViTImageProcessor
 
-from hub.model_card import complete_step_folder
+from hub.cards.model_card import complete_step_folder
 from hub.walk import main
 from modeling_dytox import DyToxConfig, DyToxForImageClassification
 from tests.hub.fake_run import fake_results, up_to_step, write_json, write_recipe

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 
 from training.arguments import parse_arguments
 from training.incremental import IncrementalRun
-from training.model import make_model
+from training.run.model import make_model
 from training.seeding import seed_everything
 
 

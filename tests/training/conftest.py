@@ -16,7 +16,7 @@ from PIL import Image as PILImage
 from tests.command_line import words
 from training import incremental
 from training.arguments import Arguments, parse_arguments
-from training.examples import Examples
+from training.data.examples import Examples
 
 
 Folder = Mapping[str, Mapping[str, Sequence[PILImage.Image | bytes]]]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from hub.run.errors import InputError
 from training.arguments import GROUPS, Arguments, option_names, parse_arguments
-from training.errors import InputError
 
 
 RECIPES = Path(__file__).parents[2] / "training" / "recipes"

@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 
 from training import evaluate
 from training.arguments import parse_arguments
-from training.comparison import compare, conclusion
-from training.digits import load_digits_dataset
+from training.data.digits import load_digits_dataset
 from training.evaluate import EvaluationArguments
-from training.evaluation import Evaluation
 from training.incremental import IncrementalRun
+from training.loop.evaluation import Evaluation
 from training.metrics.calibration import ReliabilityBin
+from training.run.comparison import compare, conclusion
 
 
 # Numbers as names, in an order in which none is its own label id.

@@ -1,7 +1,7 @@
 """Class-incremental methods, chosen by name with `--method`."""
 
+from hub.run.errors import InputError
 from training.arguments import Arguments
-from training.errors import InputError
 from training.methods.base import Learner, Method, Phase
 from training.methods.baselines import Finetune, Joint, Replay
 from training.methods.dytox import DyTox

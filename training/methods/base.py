@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from modeling_dytox import DyToxForImageClassification
 from training.arguments import MethodArguments, OptimizationArguments
-from training.losses import classification_loss
-from training.scenario import Step
+from training.data.scenario import Step
+from training.methods.losses import classification_loss
 
 
 @dataclass(frozen=True)

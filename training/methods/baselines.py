@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from modeling_dytox import DyToxForImageClassification
+from training.data.scenario import Step
 from training.methods.base import Method, Phase
-from training.scenario import Step
 
 
 class Finetune(Method):

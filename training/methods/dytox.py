@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from modeling_dytox import DyToxForImageClassification
 from modeling_dytox.modeling_dytox import DyToxClassifier
 from training.arguments import MethodArguments
-from training.losses import classification_loss, distillation_loss, divergence_targets
+from training.data.scenario import Step
 from training.methods.base import Learner, Method, Phase, frozen_copy
-from training.scenario import Step
+from training.methods.losses import classification_loss, distillation_loss, divergence_targets
 
 
 ENCODER = ("dytox.embeddings.*", "dytox.layers.*")

@@ -1,0 +1,1 @@
+"""Model cards, memory cards and figures of a step."""

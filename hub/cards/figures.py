@@ -1,0 +1,321 @@
+"""The figures of a card: accuracy per step, the accuracy matrix, and the reliability diagram."""
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
+
+from hub.run.results import Ancestor, RunResults
+from hub.run.seed_results import OtherRun
+from hub.run.step_folder import CALIBRATION_FIGURE, FIGURES
+from hub.run.text import printable, without_local_path
+
+
+_INK, _MUTED, _GRID, _PALE = "#1f2933", "#7b8794", "#e4e7eb", "#f5f7fa"
+_BLUE, _ORANGE = "#2563a8", "#d9730d"
+_STYLE = {
+    "font.size": 11,
+    "text.color": _INK,
+    "text.parse_math": False,
+    "axes.edgecolor": _MUTED,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 13,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 26,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "legend.frameon": False,
+}
+_ANNOTATED_STEPS = 10
+_MAX_SUBJECT = 48
+_MAX_ANCESTOR = 34
+# In units of the accuracy axis: the height of a line of text.
+_LABEL_GAP = 0.065
+# Those of the expected calibration error.
+_NUM_BINS = 15
+
+
+def draw_figures(
+    results: RunResults | Mapping[str, Any], folder: str | Path, other_runs: Sequence[OtherRun] = ()
+) -> list[Path]:
+    """
+    Draws `figures/accuracy_per_step.png` and `figures/accuracy_matrix.png` below `folder`, and where the bins of the
+    calibration error are known `figures/calibration.png`; returns their paths.
+
+    The same results give the same bytes, whatever the user's matplotlib style.
+
+    Args:
+        results: A run's results, typed or as parsed from `results.json` (raises [`StepFolderError`] if malformed).
+        folder: The step folder; `figures/` is made when missing.
+        other_runs: Those of the same recipe with other seeds, up to the same step.
+    """
+    run = results if isinstance(results, RunResults) else RunResults.from_dict(results)
+    figures = dict(zip(FIGURES, (accuracy_per_step(run, other_runs), accuracy_matrix(run)), strict=True))
+    if run.last.calibration:
+        figures[CALIBRATION_FIGURE] = calibration(run)
+    for name, figure in figures.items():
+        path = Path(folder) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save(figure, path)
+    return [Path(folder) / name for name in figures]
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with matplotlib.style.context(["default", _STYLE]):
+        yield
+
+
+@_style()
+def _save(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with warnings.catch_warnings():
+        # The bundled font lacks some scripts; a box in a data set's name is no reason to alarm the user.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(
+            aside,
+            format="png",
+            dpi=150,
+            facecolor="white",
+            bbox_inches="tight",
+            pad_inches=0.15,
+            metadata={"Software": None},
+        )
+    aside.replace(path)
+
+
+@_style()
+def accuracy_per_step(run: RunResults, other_runs: Sequence[OtherRun] = ()) -> Figure:
+    """
+    Accuracy on all classes seen after each step, its average so far, and the level of guessing. With other runs the
+    accuracy is the mean of all, in a band of one standard deviation, and each run is a thin line.
+    """
+    figure = Figure(figsize=(8, 4.2))
+    axes = figure.add_subplot()
+    steps = np.arange(1, len(run.steps) + 1)
+    runs = np.array([[step.accuracy for step in run.steps], *(other.accuracy for other in other_runs)])
+    accuracy = runs.mean(axis=0)
+    average = np.cumsum(accuracy) / steps
+    chance = np.array([1 / step.num_seen_classes for step in run.steps])
+    marker_size = 6 if len(steps) <= 20 else 3
+    axes.stairs(chance, np.arange(0.5, len(steps) + 1), baseline=None, color=_MUTED, lw=1.2, ls=":")
+    axes.plot(steps, accuracy, color=_BLUE, lw=2.2, marker="o", ms=marker_size)
+    if other_runs:
+        _draw_spread(axes, steps, runs)
+    labels = [(accuracy[-1], "all classes seen", _BLUE), (chance[-1], "chance", _MUTED)]
+    if len(steps) > 1:
+        axes.plot(steps, average, color=_ORANGE, lw=1.5, ls="--", zorder=1.9)
+        labels.append((average[-1], "average of the steps", _ORANGE))
+    _label_lines(axes, labels)
+    _mark_ancestors(axes, run)
+    _titles(axes, "Accuracy per step", run, f"mean ± s.d., n = {len(runs)}" if other_runs else "")
+    axes.set_ylabel("test accuracy")
+    axes.set_ylim(0, 1.04)
+    axes.yaxis.set_major_locator(MultipleLocator(0.2))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.grid(axis="y", color=_GRID)
+    axes.set_axisbelow(True)
+    _step_axis(axes, run)
+    return figure
+
+
+def _draw_spread(axes: Axes, steps: np.ndarray, runs: np.ndarray) -> None:
+    """Each run as a thin line, and a band of one sample standard deviation around their mean."""
+    mean, deviation = runs.mean(axis=0), runs.std(axis=0, ddof=1)
+    if len(steps) > 1:
+        axes.fill_between(steps, mean - deviation, mean + deviation, color=_BLUE, alpha=0.18, lw=0, zorder=1.5)
+        axes.plot(steps, runs.T, color=_BLUE, lw=0.8, alpha=0.55, zorder=1.8)
+    else:
+        axes.errorbar(steps, mean, deviation, color=_BLUE, lw=1.2, capsize=6, zorder=1.8)
+        axes.plot(np.full(len(runs), 1.06), runs, color=_BLUE, ls="", marker="o", ms=3, alpha=0.55)
+
+
+def _mark_ancestors(axes: Axes, run: RunResults) -> None:
+    """A line after the last step of each model that the run continues, with its name."""
+    for ancestor in run.ancestors:
+        axes.axvline(ancestor.num_steps + 0.5, color=_MUTED, lw=0.9, zorder=1)
+        axes.annotate(
+            _ancestor_name(ancestor),
+            (ancestor.num_steps + 0.5, 0),
+            xytext=(-3, 5),
+            textcoords="offset points",
+            rotation=90,
+            ha="right",
+            va="bottom",
+            size=8,
+            color=_MUTED,
+            bbox={"fc": "white", "lw": 0, "pad": 1},
+            zorder=1,
+        )
+
+
+def _ancestor_name(ancestor: Ancestor) -> str:
+    name = printable(without_local_path(ancestor.model))
+    return _shorten(f"{name}@{printable(ancestor.revision)}" if ancestor.revision else name, _MAX_ANCESTOR)
+
+
+def _label_lines(axes: Axes, labels: list[tuple[float, str, str]]) -> None:
+    """Writes each line's last value and name to its right, kept apart where lines end close together."""
+    lowest = 0.0
+    for value, name, color in sorted(labels):
+        lowest = max(value, lowest)
+        axes.annotate(
+            f"{value:.1%} {name}",
+            (1, lowest),
+            xycoords=("axes fraction", "data"),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            color=color,
+            annotation_clip=False,
+        )
+        lowest += _LABEL_GAP
+
+
+def _step_axis(axes: Axes, run: RunResults) -> None:
+    """One tick a step where there is room, each with the number of classes seen."""
+    count = len(run.steps)
+    axes.set_xlim(0.5, count + 0.5)
+    ticks = _ticks(count)
+    axes.set_xticks(ticks, [f"{tick}\n{run.steps[tick - 1].num_seen_classes}" for tick in ticks])
+    axes.set_xlabel("step, and number of classes seen")
+
+
+@_style()
+def accuracy_matrix(run: RunResults) -> Figure:
+    """Accuracy after step i (row) on the classes of step j (column), j <= i; with numbers up to ten steps."""
+    count = len(run.steps)
+    side = min(8.0, 3.2 + 0.55 * count)
+    figure = Figure(figsize=(side + 1.4, side), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(_matrix(run), cmap="viridis", vmin=0, vmax=1, extent=(0.5, count + 0.5, count + 0.5, 0.5))
+    has_gaps = _hatch_gaps(axes, run)
+    _outline_ancestors(axes, run)
+    _titles(axes, "Accuracy matrix", run, "hatched: no images" if has_gaps else "")
+    axes.set_xlabel("accuracy on the classes of step …")
+    axes.set_ylabel("… after step")
+    axes.spines[:].set_visible(False)
+    ticks = _ticks(count)
+    axes.set_xticks(ticks)
+    axes.set_yticks(ticks)
+    axes.tick_params(length=0)
+    if count <= _ANNOTATED_STEPS:
+        _annotate(axes, run)
+    bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1, decimals=0), shrink=0.8, aspect=24, pad=0.03)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0)
+    return figure
+
+
+def _matrix(run: RunResults) -> np.ndarray:
+    """Row i, column j: accuracy after step i+1 on the classes of step j+1; NaN above the diagonal."""
+    matrix = np.full((len(run.steps), len(run.steps)), np.nan)
+    for i, step in enumerate(run.steps):
+        # None becomes NaN.
+        matrix[i, : i + 1] = np.array(step.accuracy_per_step, dtype=float)
+    return matrix
+
+
+def _hatch_gaps(axes: Axes, run: RunResults) -> bool:
+    """Hatches what could not be measured; returns whether there is any such cell."""
+    gaps = [
+        (j, i) for i, step in enumerate(run.steps) for j, value in enumerate(step.accuracy_per_step) if value is None
+    ]
+    for j, i in gaps:
+        axes.add_patch(Rectangle((j + 0.5, i + 0.5), 1, 1, fc=_PALE, ec="#c3cad2", hatch="////", lw=0, zorder=1))
+    return bool(gaps)
+
+
+def _outline_ancestors(axes: Axes, run: RunResults) -> None:
+    """A line between the steps of each model that the run continues and those after it."""
+    end = len(run.steps) + 0.5
+    for ancestor in run.ancestors:
+        edge = ancestor.num_steps + 0.5
+        axes.plot([0.5, edge, edge], [edge, edge, end], color=_INK, lw=1.2, zorder=2)
+
+
+def _annotate(axes: Axes, run: RunResults) -> None:
+    axes.set_xticks(np.arange(1.5, len(run.steps)), minor=True)
+    axes.set_yticks(np.arange(1.5, len(run.steps)), minor=True)
+    axes.grid(which="minor", color="white", lw=2)
+    axes.tick_params(which="minor", length=0)
+    for i, step in enumerate(run.steps, 1):
+        for j, accuracy in enumerate(step.accuracy_per_step, 1):
+            if accuracy is None:
+                continue
+            color = _INK if accuracy > 0.6 else "white"
+            axes.text(j, i, f"{100 * accuracy:.0f}", ha="center", va="center", color=color)
+
+
+@_style()
+def calibration(run: RunResults) -> Figure:
+    """
+    The reliability diagram of the last step: accuracy against mean confidence in each bin of confidence, which would
+    be equal on the diagonal, and below it the share of the test images in each bin.
+    """
+    figure = Figure(figsize=(5.4, 6.2))
+    axes, strip = figure.subplots(2, sharex=True, height_ratios=[4.4, 1], gridspec_kw={"hspace": 0.08})
+    bins = run.last.calibration
+    confidence, accuracy = (np.array([getattr(held, name) for held in bins]) for name in ("confidence", "accuracy"))
+    share = np.array([held.count for held in bins]) / sum(held.count for held in bins)
+    # A mean may lie on a border by rounding alone; bins are open at the lower end.
+    centers = (np.clip(np.ceil(confidence * _NUM_BINS - 1e-9), 1, _NUM_BINS) - 0.5) / _NUM_BINS
+    axes.plot([0, 1], [0, 1], color=_MUTED, lw=1.2, ls=":", zorder=1.5)
+    axes.bar(centers, accuracy, 0.92 / _NUM_BINS, color=_BLUE, alpha=0.28, lw=0)
+    axes.vlines(confidence, np.minimum(accuracy, confidence), np.maximum(accuracy, confidence), color=_ORANGE, lw=2)
+    axes.plot(confidence, accuracy, color=_BLUE, ls="", marker="o", ms=6, clip_on=False)
+    strip.bar(centers, share, 0.92 / _NUM_BINS, color=_MUTED, lw=0)
+    error = sum(share * np.abs(accuracy - confidence))
+    _titles(axes, f"Calibration after step {run.last.step}", run, f"expected calibration error {error:.1%}")
+    axes.set_ylabel("accuracy")
+    strip.set_ylabel("images")
+    strip.set_xlabel("confidence (sigmoid score of the predicted class)")
+    for each in (axes, strip):
+        each.set_ylim(0, 1.02 if each is axes else None)
+        each.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        each.grid(axis="y", color=_GRID)
+        each.set_axisbelow(True)
+    axes.tick_params(axis="x", length=0)
+    axes.yaxis.set_major_locator(MultipleLocator(0.2))
+    strip.yaxis.set_major_locator(MaxNLocator(nbins=2))
+    strip.set_xlim(0, 1)
+    strip.xaxis.set_major_locator(MultipleLocator(0.2))
+    strip.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return figure
+
+
+def _ticks(count: int) -> list[int]:
+    """Whole steps from 1 to `count`: all of them up to 20, else about ten round ones."""
+    if count <= 20:
+        return list(range(1, count + 1))
+    ticks = MaxNLocator(nbins=10, integer=True).tick_values(1, count)
+    return [1, *(int(tick) for tick in ticks if 1 < tick <= count)]
+
+
+def _titles(axes: Axes, name: str, run: RunResults, note: str = "") -> None:
+    names = [printable(without_local_path(dataset)) for dataset in run.datasets]
+    names = names if len(names) <= 2 else [names[0], "…", names[-1]]
+    subject = _shorten(f"{' → '.join(names)} · {printable(run.method)}", _MAX_SUBJECT)
+    subject = f"{subject} · {note}" if note else subject
+    axes.set_title(name)
+    axes.annotate(subject, (0, 1), xycoords="axes fraction", xytext=(0, 8), textcoords="offset points", color=_MUTED)
+
+
+def _shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"

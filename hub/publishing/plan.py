@@ -1,0 +1,148 @@
+"""What it takes to publish a step, given what the Hub holds already. Nothing here changes anything."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hub.publishing.remote import LocalFile, RemoteRun
+from hub.run.errors import PublishError
+from hub.run.step_folder import CARD
+from hub.run.text import shorten
+
+
+# A repository made on the website may start with these; nothing is lost when the first step replaces them.
+_STARTER_FILES = {CARD, "LICENSE"}
+
+
+@dataclass(frozen=True)
+class StepContent:
+    """
+    What the revision of a step holds.
+
+    Args:
+        step: The number of the step, from 1.
+        files: Path in the repository -> file; nothing else stays on `main`.
+        title: The title of the commit.
+        first_own_step: The first step of the run, greater than 1 if it continues a published model.
+        earlier_steps: What `results.json` tells of the steps before `first_own_step`, an object each, if the run
+            continues a published model.
+    """
+
+    step: int
+    files: dict[str, LocalFile]
+    title: str
+    first_own_step: int = 1
+    earlier_steps: Sequence[Any] | None = None
+
+    @property
+    def tag(self) -> str:
+        """The name of the revision: `step{t}`."""
+        return f"step{self.step}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What it takes to publish a step: nothing, only the tag on `commit`, or a commit and the tag."""
+
+    action: Literal["nothing", "tag", "commit"]
+    commit: str | None = None
+
+
+def make_plan(content: StepContent, remote: RemoteRun, overwrite_revisions: bool) -> Plan:
+    """Decides what publishing a step takes. Raises [`PublishError`] where that would lose or disorder revisions."""
+    published = remote.tags.get(content.step)
+    if published is not None and remote.holds(published, content.files):
+        return Plan("nothing", published)
+    if published is not None and not overwrite_revisions:
+        difference = _difference(remote, published, content.files)
+        raise PublishError(
+            f"{content.tag} of {remote.name} has other content than the folder ({difference}); "
+            "choose another --hub_model_id, or replace it with --overwrite_revisions"
+        )
+    _check_order(content.step, content.first_own_step, remote, overwrite_revisions)
+    if remote.holds(remote.head, content.files):
+        return Plan("tag", remote.head)
+    if not overwrite_revisions:
+        _check_head(content.step, remote)
+    if content.step == content.first_own_step:
+        _check_ancestor(content.step, content.earlier_steps, remote)
+    return Plan("commit")
+
+
+def check_room(
+    step: int,
+    remote: RemoteRun,
+    overwrite_revisions: bool,
+    first_own_step: int = 1,
+    earlier_steps: Sequence[Any] | None = None,
+) -> None:
+    """
+    Makes sure that a step that is still to be learned will find its place on the Hub; see [`StepContent`].
+
+    Raises:
+        PublishError: Revisions or files are in its way.
+    """
+    if (later := [known for known in sorted(remote.tags) if known >= step]) and not overwrite_revisions:
+        raise PublishError(
+            f"{remote.name} has step{later[0]} already, which this run has yet to learn; "
+            "choose another --hub_model_id, or replace it with --overwrite_revisions"
+        )
+    _check_order(step, first_own_step, remote, overwrite_revisions)
+    if not overwrite_revisions:
+        _check_head(step, remote)
+    if step == first_own_step:
+        _check_ancestor(step, earlier_steps, remote)
+
+
+def _check_order(step: int, first_own_step: int, remote: RemoteRun, overwrite_revisions: bool) -> None:
+    known = sorted(remote.tags)
+    later = [tag for tag in known if tag > step]
+    if later and not overwrite_revisions:
+        raise PublishError(
+            f"{remote.name} has step{later[0]} but not step{step}, expected steps in order; "
+            "choose another --hub_model_id, or start again from here with --overwrite_revisions"
+        )
+    # A run that continues a model published elsewhere begins with a later step, in a repository of its own.
+    begins = step == first_own_step and not any(tag < step for tag in known)
+    if step - 1 not in known and not begins:
+        raise PublishError(f"{remote.name} has no step{step - 1} yet, publish it before step{step}")
+
+
+def _check_head(step: int, remote: RemoteRun) -> None:
+    before = remote.tags.get(step - 1)
+    if before is not None and remote.head != before:
+        raise PublishError(
+            f"main of {remote.name} has commits after step{step - 1} that are not step{step}; "
+            "move them to another branch, or publish on top of them with --overwrite_revisions"
+        )
+    if before is None and (others := sorted(remote.files(remote.head).keys() - _STARTER_FILES)):
+        raise PublishError(
+            f"{remote.name} already holds other files ({shorten(others, 60)}); "
+            "choose another --hub_model_id, or replace them with --overwrite_revisions"
+        )
+
+
+def _check_ancestor(step: int, earlier_steps: Sequence[Any] | None, remote: RemoteRun) -> None:
+    """A continued model goes on in the repository of its ancestor, or begins one of its own."""
+    before = remote.tags.get(step - 1)
+    if before is None or earlier_steps is None:
+        return
+    if _identity(remote.steps_of(before)) != _identity(earlier_steps):
+        raise PublishError(
+            f"step{step - 1} of {remote.name} is not the model that step{step} continues; "
+            "choose another --hub_model_id"
+        )
+
+
+def _identity(steps: Any) -> Any:
+    """What tells a run by its steps, however much else later versions record of them."""
+    try:
+        return [(list(step["classes"]), step["accuracy"], step["num_parameters"]) for step in steps]
+    except (KeyError, TypeError):
+        return None
+
+
+def _difference(remote: RemoteRun, commit: str, files: dict[str, LocalFile]) -> str:
+    there = remote.files(commit)
+    changed = [path for path in there.keys() & files.keys() if not files[path].equals(there[path])]
+    return shorten(sorted(changed) + sorted(there.keys() ^ files.keys()), 60)

@@ -1,0 +1,1 @@
+"""Images: splits, scenario, rehearsal memory, augmentation and batches."""

@@ -1,0 +1,334 @@
+"""The scenario: a data set cut into steps of new classes, in a chosen order."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from hub.run.errors import InputError, one_line
+from training.arguments import DataArguments
+from training.data.examples import Examples, concatenate
+from training.data.splits import LabelledSplits
+
+
+BUNDLED_ORDERS = Path(__file__).parents[1] / "class_orders"
+
+
+@dataclass(frozen=True)
+class Step:
+    """
+    One increment of new classes.
+
+    Args:
+        number (`int`): 1 for the first step.
+        class_names (`list[str]`): the new classes.
+        class_range (`tuple[int, int]`): half-open range of their label ids; all lower ids were learned before.
+        train (`Examples`): training images of the new classes, in the order of the data set; behind them those that
+            the data set brings of classes that a continued model knows already, if they are to be merged.
+    """
+
+    number: int
+    class_names: list[str]
+    class_range: tuple[int, int]
+    train: Examples
+
+    @property
+    def num_old_classes(self) -> int:
+        """Classes learned in the steps before."""
+        return self.class_range[0]
+
+    @property
+    def num_seen_classes(self) -> int:
+        """Classes learned up to this step."""
+        return self.class_range[1]
+
+
+@dataclass(frozen=True)
+class KnownClasses:
+    """
+    The classes that a run starts from.
+
+    Args:
+        names (`tuple[str, ...]`): in the order of learning; none unless a published model is continued.
+        num_steps (`int`): steps in which they were learned.
+        policy: what to do with images of these classes, see `--known_classes`.
+    """
+
+    names: tuple[str, ...] = ()
+    num_steps: int = 0
+    policy: Literal["refuse", "test", "merge"] = "refuse"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """
+    All steps of a run. Label ids follow the order of learning.
+
+    Args:
+        steps (`list[Step]`): the steps in order.
+        train (`Examples`): training images of all steps.
+        test (`Examples`): test images of all steps, and those that there are of classes known before.
+        known (`KnownClasses`): what a continued model had learned before these steps.
+    """
+
+    steps: list[Step]
+    train: Examples
+    test: Examples
+    known: KnownClasses
+
+    @property
+    def class_names(self) -> list[str]:
+        """All classes in the order of learning."""
+        return [*self.known.names, *(name for step in self.steps for name in step.class_names)]
+
+    @property
+    def num_steps(self) -> int:
+        """Steps after which all classes are learned, those of a continued model included."""
+        return self.steps[-1].number
+
+    def seen_train(self, step: Step) -> Examples:
+        """Training images of all classes seen up to `step`."""
+        return self.train.of_classes(0, step.num_seen_classes)
+
+    def seen_test(self, step: Step) -> Examples:
+        """Test images of all classes seen up to `step`."""
+        return self.test.of_classes(0, step.num_seen_classes)
+
+
+def make_scenario(splits: LabelledSplits, arguments: DataArguments, known: KnownClasses | None = None) -> Scenario:
+    """
+    Cuts a data set into steps, after those of `known`.
+
+    Raises:
+        InputError: the class order repeats, misses or does not know a class; the steps do not divide the classes; a
+            class has no image to learn from or to test on; classes are known already and that is not allowed for, or
+            no others are left.
+    """
+    known = known or KnownClasses()
+    names = splits.class_names
+    order = resolve_class_order(arguments.class_order, names, arguments.num_classes)
+    order = _only_new(order, names, known)
+    new_ids = {label: len(known.names) + position for position, label in enumerate(order)}
+    known_ids = _known_ids(names, known)
+    train = _relabel(splits.train, new_ids, arguments.max_train_samples_per_class)
+    test = _relabel(splits.test, known_ids | new_ids, arguments.max_eval_samples_per_class)
+    for examples, kind in ((train, "training"), (test, "test")):
+        _check_every_class_has_images(examples, new_ids, names, kind)
+    merged = _relabel(
+        splits.train, known_ids if known.policy == "merge" else {}, arguments.max_train_samples_per_class
+    )
+    steps: list[Step] = []
+    for start, stop in class_ranges(len(order), arguments.initial_classes, arguments.classes_per_step):
+        class_range = (len(known.names) + start, len(known.names) + stop)
+        parts = [train.of_classes(*class_range), *([] if steps else [merged])]
+        class_names = [names[label] for label in order[start:stop]]
+        steps.append(Step(known.num_steps + len(steps) + 1, class_names, class_range, concatenate(parts)))
+    return Scenario(steps, concatenate([train, merged]), test, known)
+
+
+def _only_new(order: list[int], names: Sequence[str], known: KnownClasses) -> list[int]:
+    """The label ids of `order` whose classes are not known yet."""
+    repeated = [names[label] for label in order if names[label] in known.names]
+    if repeated and known.policy == "refuse":
+        raise InputError(
+            f"The model knows {repeated[0]!r} already ({len(repeated)} such class(es) of the {len(order)} to learn): "
+            "rename it if it is another, leave it out with --class_order and --num_classes, or choose --known_classes "
+            "merge or test."
+        )
+    if len(repeated) == len(order):
+        raise InputError(f"The model knows all {len(order)} classes already: there is nothing new to learn.")
+    return [label for label in order if names[label] not in known.names]
+
+
+def _known_ids(names: Sequence[str], known: KnownClasses) -> dict[int, int]:
+    """The label id in the model of each label id of the data set that stands for a known class to test or to merge."""
+    if known.policy == "refuse":
+        return {}
+    return {label: known.names.index(name) for label, name in enumerate(names) if name in known.names}
+
+
+def class_ranges(num_classes: int, initial_classes: int | None, classes_per_step: int | None) -> list[tuple[int, int]]:
+    """
+    The class range of each step, counted from 0.
+
+    Args:
+        num_classes (`int`): classes to cut.
+        initial_classes (`int`, *optional*): classes of the first step, if they are more or less than in the others.
+        classes_per_step (`int`, *optional*): classes of each later step; by default all at once.
+
+    Raises:
+        InputError: the steps do not divide the classes.
+    """
+    per_step = classes_per_step or num_classes - (initial_classes or 0) or num_classes
+    first = initial_classes or per_step
+    if first > num_classes or (num_classes - first) % per_step != 0:
+        raise InputError(
+            f"{num_classes} classes cannot be cut into a first step of {first} and steps of {per_step}: "
+            "change --classes_per_step, --initial_classes or --num_classes."
+        )
+    stops = range(first, num_classes + 1, per_step)
+    return [(0, first), *((stop - per_step, stop) for stop in stops[1:])]
+
+
+def resolve_class_order(order: Sequence[str] | None, class_names: Sequence[str], num_classes: int | None) -> list[int]:
+    """
+    The label ids of the data set in the order of learning.
+
+    Args:
+        order (`Sequence[str]`, *optional*): names or label ids; or one entry: a file, a bundled order, `seed:N`.
+        class_names (`Sequence[str]`): name of each label id.
+        num_classes (`int`, *optional*): only the first so many classes of the order.
+
+    Raises:
+        InputError: a class is unknown, named twice or missing, or there are fewer classes than `num_classes`.
+    """
+    if num_classes is not None and num_classes > len(class_names):
+        raise InputError(f"--num_classes {num_classes} is more than the {len(class_names)} classes of the data set.")
+    entries = list(order) if order is not None else None
+    if entries is None:
+        labels = list(range(len(class_names)))
+    elif len(entries) == 1 and entries[0].startswith("seed:"):
+        labels = _random_order(entries[0], len(class_names))
+    else:
+        if len(entries) == 1 and len(class_names) > 1:
+            entries = _read_order_file(entries[0])
+        labels = [_label_of(entry, class_names) for entry in entries]
+    _check_order(labels, class_names, num_classes)
+    return labels[:num_classes]
+
+
+def select_by_name(
+    examples: Examples,
+    names: Sequence[str],
+    class_names: Sequence[str],
+    limit: int | None = None,
+    may_lack: Collection[str] = (),
+) -> Examples:
+    """
+    The test images of some classes, found by name; label ids are the positions in `class_names`.
+
+    Args:
+        examples (`Examples`): test images, with label ids of the data set.
+        names (`Sequence[str]`): name of each of these label ids.
+        class_names (`Sequence[str]`): the classes to keep, in the order of learning.
+        limit (`int`, *optional*): only the first so many images of each class.
+        may_lack (`Collection[str]`): classes that need no image, as long as another has some.
+
+    Raises:
+        InputError: a class is named twice, or has no image.
+    """
+    repeated = [name for position, name in enumerate(class_names) if name in class_names[:position]]
+    if repeated:
+        raise InputError(
+            f"The model names two classes {repeated[0]!r}, so their images cannot be told apart: give its id2label a "
+            "name of its own for each class."
+        )
+    counts = np.bincount(examples.labels, minlength=len(names))
+    lacking = [name for name in class_names if name not in names or counts[names.index(name)] == 0]
+    missing = lacking if len(lacking) == len(class_names) else [name for name in lacking if name not in may_lack]
+    if missing:
+        raise InputError(
+            f"The test split has no image of {missing[0]!r} ({len(missing)} such class(es) among {len(class_names)} "
+            "that the model knows): give the data set that the model has learned, or the --label_column that names "
+            "these classes."
+        )
+    label_ids = {names.index(name): position for position, name in enumerate(class_names) if name not in lacking}
+    return _relabel(examples, label_ids, limit)
+
+
+def _random_order(entry: str, num_classes: int) -> list[int]:
+    seed = entry.removeprefix("seed:")
+    if not seed.isdecimal() or int(seed) >= 2**32:
+        raise InputError(f"--class_order {entry} needs a whole number below 2**32 after 'seed:', e.g. seed:1993.")
+    # The legacy generator is the one that the field's published orders (seed 1993) were drawn with.
+    return np.random.RandomState(int(seed)).permutation(num_classes).tolist()
+
+
+def _read_order_file(name: str) -> list[str]:
+    path = Path(name)
+    if not path.is_file():
+        path = BUNDLED_ORDERS / f"{name}.txt"
+    if not path.is_file():
+        bundled = ", ".join(sorted(file.stem for file in BUNDLED_ORDERS.glob("*.txt")))
+        raise InputError(
+            f"--class_order {name} is no file: give a file, all class names, 'seed:1993' or one of {bundled}."
+        )
+    try:
+        entries = _parse_order(path.read_text(encoding="utf-8"), path.suffix)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(
+            f"--class_order {name} cannot be read ({one_line(error)}): give one class a line, or a JSON or YAML list."
+        ) from error
+    if not isinstance(entries, list):
+        raise InputError(f"--class_order {name} holds {type(entries).__name__}: expected a list of classes.")
+    return [str(entry) for entry in entries]
+
+
+def _parse_order(text: str, suffix: str) -> Any:
+    if suffix == ".json":
+        return json.loads(text)
+    if suffix in (".yaml", ".yml"):
+        return yaml.safe_load(text)
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def _label_of(entry: str, class_names: Sequence[str]) -> int:
+    if entry in class_names:
+        return list(class_names).index(entry)
+    if entry.isdecimal() and int(entry) < len(class_names):
+        return int(entry)
+    raise InputError(
+        f"--class_order names {entry!r}, which is neither a class of the data set nor a label id below "
+        f"{len(class_names)}."
+    )
+
+
+def _check_order(labels: list[int], class_names: Sequence[str], num_classes: int | None) -> None:
+    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    if repeated:
+        raise InputError(f"--class_order names {class_names[repeated[0]]!r} more than once: name each class once.")
+    missing = [name for label, name in enumerate(class_names) if label not in set(labels)]
+    if missing and (num_classes is None or len(labels) < num_classes):
+        raise InputError(
+            f"--class_order misses {len(missing)} of {len(class_names)} classes, {missing[0]!r} first: name each "
+            "class once, or take the first N with --num_classes N."
+        )
+
+
+def _relabel(examples: Examples, label_ids: Mapping[int, int], limit: int | None) -> Examples:
+    """Keeps the classes of `label_ids`, at most `limit` images of each, with the label ids that they get there."""
+    num_labels = 1 + max(examples.labels.max(initial=-1), *label_ids, 0)
+    new_labels = np.full(num_labels, -1, dtype=np.int64)
+    new_labels[list(label_ids)] = list(label_ids.values())
+    labels = new_labels[examples.labels]
+    kept = labels >= 0
+    if limit is not None:
+        kept &= _rank_in_class(labels) < limit
+    positions = np.flatnonzero(kept)
+    selected = examples.select(positions)
+    return Examples(selected.images, labels[positions], selected.source_indices)
+
+
+def _rank_in_class(labels: np.ndarray) -> np.ndarray:
+    """For each example how many of its class come before it."""
+    by_class = np.argsort(labels, kind="stable")
+    _, first, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    ranks = np.empty(len(labels), dtype=np.int64)
+    ranks[by_class] = np.arange(len(labels)) - np.repeat(first, counts)
+    return ranks
+
+
+def _check_every_class_has_images(
+    examples: Examples, label_ids: Mapping[int, int], names: Sequence[str], kind: str
+) -> None:
+    present = set(examples.labels.tolist())
+    empty = [names[label] for label, label_id in label_ids.items() if label_id not in present]
+    if empty:
+        raise InputError(
+            f"Class {empty[0]!r} has no {kind} image ({len(empty)} such class(es)), so its step would be "
+            "empty: leave it out with --class_order and --num_classes, or add images."
+        )

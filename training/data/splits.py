@@ -1,0 +1,211 @@
+"""Loads a data set with a training and a test split, finds its columns and names its classes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
+
+from hub.run.errors import InputError, first_line
+from training.arguments import DataArguments
+from training.data.digits import load_digits_dataset
+from training.data.examples import Examples
+
+
+BUILT_IN = {"digits": load_digits_dataset}
+
+
+@dataclass(frozen=True)
+class LabelledSplits:
+    """
+    A data set ready to be cut into steps. Label ids here are those of the data set.
+
+    Args:
+        train (`Examples`): what to learn from.
+        test (`Examples`): what to test on.
+        class_names (`list[str]`): name of each label id.
+    """
+
+    train: Examples
+    test: Examples
+    class_names: list[str]
+
+
+def load_splits(arguments: DataArguments) -> LabelledSplits:
+    """
+    Loads the data set that the options name.
+
+    Raises:
+        InputError: the data set, a split or a column does not exist or cannot be used.
+    """
+    dataset = _load(arguments)
+    train = _split(dataset, arguments.train_split, "train_split")
+    test = _split(dataset, arguments.test_split or _find_test_split(dataset), "test_split")
+    image_column, label_column = _find_columns(arguments, {"training": train, "test": test})
+    class_names, (train_labels, test_labels) = _label_ids(train, test, label_column)
+    return LabelledSplits(
+        _examples(train, image_column, train_labels), _examples(test, image_column, test_labels), class_names
+    )
+
+
+def load_test_split(arguments: DataArguments) -> tuple[Examples, list[str]]:
+    """
+    Loads the test split alone of the data set that the options name; it needs no training split.
+
+    Returns:
+        `tuple[Examples, list[str]]`: the test images, with label ids of the data set, and the name of each label id.
+
+    Raises:
+        InputError: the data set, the split or a column does not exist or cannot be used.
+    """
+    dataset = _load(arguments)
+    test = _split(dataset, arguments.test_split or _find_test_split(dataset), "test_split")
+    image_column, label_column = _find_columns(arguments, {"test": test})
+    class_names, labels = _label_ids_of_one(test, label_column)
+    return _examples(test, image_column, labels), class_names
+
+
+def _load(arguments: DataArguments) -> DatasetDict:
+    name = str(arguments.dataset_name)
+    if name in BUILT_IN:
+        return BUILT_IN[name]()
+    path = Path(name).expanduser()
+    if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
+        raise InputError(f"--dataset_name {name} does not exist: give a Hub id, an existing folder or 'digits'.")
+    try:
+        if path.is_file():
+            return datasets.load_dataset("parquet", data_files=str(path))
+        return datasets.load_dataset(str(path) if path.is_dir() else name, arguments.dataset_config_name)
+    except Exception as error:
+        # The loaders of `datasets` raise errors of many libraries; all of them mean that the name cannot be used.
+        raise InputError(
+            f"--dataset_name {name} cannot be loaded ({first_line(error)}): give a Hub id, a folder of images or "
+            "Parquet files with a training and a test split, or 'digits'."
+        ) from error
+
+
+def _split(dataset: DatasetDict, name: str, option: str) -> Dataset:
+    if name not in dataset:
+        raise InputError(f"--{option} {name} does not exist: the data set has {', '.join(dataset)}.")
+    if len(dataset[name]) == 0:
+        raise InputError(f"--{option} {name} is empty: choose a split with images.")
+    return dataset[name]
+
+
+def _find_columns(arguments: DataArguments, splits: dict[str, Dataset]) -> tuple[str, str]:
+    """The image and the label column, which are in all splits; an open choice follows from the first of them."""
+    first = next(iter(splits.values()))
+    image_column = arguments.image_column or _find_image_column(first)
+    for name, split in splits.items():
+        _check_image_column(split, image_column, name)
+    label_column = arguments.label_column or _find_label_column(first, image_column)
+    for name, split in splits.items():
+        _check_label_column(split, label_column, name)
+    return image_column, label_column
+
+
+def _find_test_split(dataset: DatasetDict) -> str:
+    for name in ("test", "validation"):
+        if name in dataset:
+            return name
+    raise InputError(f"The data set has no test split (only {', '.join(dataset)}): name one with --test_split.")
+
+
+def _find_image_column(split: Dataset) -> str:
+    columns = [name for name, feature in split.features.items() if isinstance(feature, Image)]
+    return _the_only(columns, "image", list(split.features))
+
+
+def _find_label_column(split: Dataset, image_column: str) -> str:
+    others = {name: feature for name, feature in split.features.items() if name != image_column}
+    columns = [name for name, feature in others.items() if isinstance(feature, ClassLabel)]
+    return _the_only(columns or [name for name in others if _can_be_label(others[name])], "label", list(others))
+
+
+def _the_only(columns: list[str], kind: str, all_columns: list[str]) -> str:
+    if len(columns) == 1:
+        return columns[0]
+    found = f"{len(columns)} columns can be it" if columns else "no column can be it"
+    raise InputError(
+        f"The {kind} column is not clear, {found}: name one of {', '.join(columns or all_columns)} with "
+        f"--{kind}_column."
+    )
+
+
+def _can_be_label(feature: Any) -> bool:
+    is_plain = isinstance(feature, Value) and ("int" in feature.dtype or feature.dtype in ("string", "bool"))
+    return is_plain or isinstance(feature, ClassLabel)
+
+
+def _check_column(split: Dataset, column: str, option: str, name: str) -> None:
+    if column not in split.features:
+        raise InputError(
+            f"--{option} {column} does not exist in the {name} split: it has {', '.join(split.features)}."
+        )
+
+
+def _check_image_column(split: Dataset, column: str, name: str) -> None:
+    _check_column(split, column, "image_column", name)
+    if not isinstance(split.features[column], Image):
+        raise InputError(
+            f"--image_column {column} holds no images but {split.features[column]}: name a column of images."
+        )
+
+
+def _check_label_column(split: Dataset, column: str, name: str) -> None:
+    _check_column(split, column, "label_column", name)
+    if not _can_be_label(split.features[column]):
+        raise InputError(
+            f"--label_column {column} holds {split.features[column]}: expected one class name or one integer an image."
+        )
+
+
+def _label_ids(train: Dataset, test: Dataset, column: str) -> tuple[list[str], tuple[np.ndarray, np.ndarray]]:
+    """Class names and the label ids of both splits; labels without names are named by their values."""
+    train_values, test_values = _read_labels(train, column, "training"), _read_labels(test, column, "test")
+    feature = train.features[column]
+    if isinstance(feature, ClassLabel):
+        if test.features[column] != feature:
+            raise InputError(f"--label_column {column} names other classes in the test split than in training.")
+        return feature.names, (np.asarray(train_values), np.asarray(test_values))
+    values = sorted(set(train_values))
+    unknown = sorted(set(test_values) - set(values))
+    if unknown:
+        raise InputError(
+            f"The test split holds {unknown[0]!r} in {column}, a class without a training image: remove its test "
+            "images, or add training images."
+        )
+    ids = {value: position for position, value in enumerate(values)}
+    label_ids = tuple(np.array([ids[value] for value in split]) for split in (train_values, test_values))
+    return [str(value) for value in values], (label_ids[0], label_ids[1])
+
+
+def _label_ids_of_one(test: Dataset, column: str) -> tuple[list[str], np.ndarray]:
+    """As `_label_ids`, from the test split alone."""
+    values, feature = _read_labels(test, column, "test"), test.features[column]
+    if isinstance(feature, ClassLabel):
+        return feature.names, np.asarray(values)
+    distinct = sorted(set(values))
+    ids = {value: position for position, value in enumerate(distinct)}
+    return [str(value) for value in distinct], np.array([ids[value] for value in values])
+
+
+def _read_labels(split: Dataset, column: str, name: str) -> list[Any]:
+    # Only this column is read: rows with images would be decoded.
+    labels = split.select_columns([column]).to_dict()[column]
+    # Once: the data set copies its features at each request.
+    is_class_label = isinstance(split.features[column], ClassLabel)
+    for row, label in enumerate(labels):
+        if label is None or (is_class_label and label < 0):
+            raise InputError(f"Row {row} of the {name} split has no label in {column}: remove it or give it a class.")
+    return labels
+
+
+def _examples(split: Dataset, image_column: str, labels: np.ndarray) -> Examples:
+    # Whatever way of decoding the data set asks for, images are read as they are.
+    images = split.select_columns([image_column]).cast_column(image_column, Image())
+    if image_column != "image":
+        images = images.rename_column(image_column, "image")
+    return Examples(images, labels.astype(np.int64), np.arange(len(labels), dtype=np.int64))

@@ -1,0 +1,1 @@
+"""The training loop: phases, epochs, evaluation and the state of a step."""

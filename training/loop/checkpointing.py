@@ -1,0 +1,179 @@
+"""
+The state of a run at its last epoch boundaries, from which it goes on after it broke off.
+
+A state holds what training changes: model, auxiliary modules, optimizer, loss scale. What follows from the recipe is
+not in it: the learning rate follows from the epoch, and every random draw from the seed, step, phase and epoch (see
+[`training.seeding`]), so there are no random streams to save. Teacher and memory come from the folders of the run.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from hub.run.atomic import disk_errors_named, write_aside
+from hub.run.errors import InputError, one_line
+
+
+logger = logging.get_logger(__name__)
+
+# The newest state, and the one before it should the newest turn out damaged.
+NUM_NEWEST_KEPT = 2
+FILE_NAME = re.compile(r"step(\d+)_phase(\d+)_epoch(\d+)\.safetensors")
+
+
+class Position(NamedTuple):
+    """
+    An epoch boundary.
+
+    Args:
+        step (`int`): from 1.
+        phase (`int`): index, from 0, of the phase among those of the step.
+        epoch (`int`): epochs of the phase that are complete.
+    """
+
+    step: int
+    phase: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """
+    A run at an epoch boundary.
+
+    Args:
+        position (`Position`): which one.
+        train_seconds (`float`): time spent on the step so far.
+        num_log_records (`int`): records of `log.jsonl` so far.
+        loss_scale (`dict[str, Any]`, *optional*): state of the loss scale of float16.
+        tensors (`dict[str, Tensor]`): model, auxiliary modules and optimizer, see [`tensors_of`].
+    """
+
+    position: Position
+    train_seconds: float
+    num_log_records: int
+    loss_scale: dict[str, Any] | None
+    tensors: dict[str, Tensor]
+
+
+FIELDS = ("position", "train_seconds", "num_log_records", "loss_scale")
+
+
+class Checkpoints:
+    """
+    The states on disk, one safetensors file each, written aside and renamed; older ones are deleted.
+
+    Args:
+        folder (`Path`): where they are; made with the first one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, state: TrainingState) -> None:
+        """
+        Adds a state as the newest, then deletes all but it, the one before, and the last of each earlier phase of the
+        step, which does not need what came after it. A run that went back to an earlier state leaves those it could
+        not use behind.
+
+        Raises:
+            InputError: the disk is full, or cannot be written.
+        """
+        path = self.folder / "step{}_phase{}_epoch{}.safetensors".format(*state.position)
+        with disk_errors_named(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_aside(path, _to_bytes(state))
+            for file in self._superseded_by(state.position):
+                file.unlink()
+
+    def newest_first(self, step: int) -> Iterator[TrainingState]:
+        """The states within `step`; a damaged one is named in a warning and left out."""
+        for path in self._files():
+            if _position_of(path).step != step:
+                continue
+            try:
+                yield _from_file(path)
+            except InputError as error:
+                logger.warning(f"{error} The run goes back to the state before it.")
+
+    def clear(self) -> None:
+        """Deletes all states: the step they belong to is complete."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _superseded_by(self, newest: Position) -> set[Path]:
+        files = self._files()
+        usable = [file for file in files if _position_of(file) <= newest]
+        last_of_phase = {_position_of(file)[:2]: file for file in reversed(usable)}
+        kept = {file for (step, _), file in last_of_phase.items() if step == newest.step}
+        return set(files) - kept - set(usable[:NUM_NEWEST_KEPT])
+
+    def _files(self) -> list[Path]:
+        files = [path for path in self.folder.glob("*.safetensors") if FILE_NAME.fullmatch(path.name)]
+        return sorted(files, key=_position_of, reverse=True)
+
+
+def tensors_of(learner: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """All tensors that training changes: those of the learner by name, those of the optimizer by parameter."""
+    tensors = {f"learner.{name}": tensor for name, tensor in learner.state_dict().items()}
+    for parameter, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{parameter}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def load_tensors(tensors: Mapping[str, Tensor], learner: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Puts what [`tensors_of`] gave back into a learner and an optimizer made in the same way."""
+    of_learner: dict[str, Tensor] = {}
+    of_optimizer: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        owner, _, name = key.partition(".")
+        if owner == "learner":
+            of_learner[name] = tensor
+        else:
+            parameter, _, name = name.partition(".")
+            of_optimizer.setdefault(int(parameter), {})[name] = tensor
+    learner.load_state_dict(of_learner)
+    optimizer.load_state_dict({"state": of_optimizer, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _position_of(path: Path) -> Position:
+    match = FILE_NAME.fullmatch(path.name)
+    assert match is not None
+    return Position(*map(int, match.groups()))
+
+
+def _to_bytes(state: TrainingState) -> bytes:
+    content = json.dumps({name: getattr(state, name) for name in FIELDS})
+    return save(state.tensors, metadata={"state": content, "digest": _digest(content, state.tensors)})
+
+
+def _from_file(path: Path) -> TrainingState:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            # Copies: tensors of a mapped file lie at odd addresses, where sums round otherwise than in the run before.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+        fields = json.loads(metadata["state"])
+        if metadata["digest"] != _digest(metadata["state"], tensors):
+            raise ValueError("its content does not fit its digest")
+        return TrainingState(**fields | {"position": Position(*fields["position"]), "tensors": tensors})
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"The state {path} is damaged ({one_line(error)}).") from error
+
+
+def _digest(content: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(content.encode(), digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

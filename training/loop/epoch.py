@@ -1,0 +1,93 @@
+"""One epoch of training: batches to losses, losses to gradients, gradients to optimizer steps."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+from timm.data import Mixup
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from training.data.augmentation import Normalizer
+from training.data.loading import Batch
+from training.loop.sam import SharpnessAwareMinimization
+from training.methods.losses import one_hot_targets
+
+
+class EpochTrainer:
+    """
+    Trains the learner of one phase, epoch by epoch.
+
+    Args:
+        accelerator (`Accelerator`): processes, device and precision.
+        learner (`nn.Module`): the [`Learner`] as the accelerator prepared it.
+        optimizer (`torch.optim.Optimizer`): as the accelerator prepared it.
+        normalize (`Normalizer`): makes pixels the input of the model.
+        num_classes (`int`): classes seen so far.
+        mixup (`Mixup`, *optional*): mixes the images of a batch.
+        sharpness (`SharpnessAwareMinimization`, *optional*): takes gradients uphill of the weights.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        learner: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        normalize: Normalizer,
+        num_classes: int,
+        mixup: Mixup | None = None,
+        sharpness: SharpnessAwareMinimization | None = None,
+    ) -> None:
+        self.accelerator = accelerator
+        self.learner = learner
+        self.optimizer = optimizer
+        self.normalize = normalize
+        self.num_classes = num_classes
+        self.mixup = mixup
+        self.sharpness = sharpness
+
+    def train(self, steps: Iterator[list[Batch]], progress: tqdm) -> dict[str, float]:
+        """Trains one epoch; returns the mean of each term of the loss over its optimizer steps and processes."""
+        sums: dict[str, Tensor] = {}
+        count = 0
+        for batches in steps:
+            for name, term in self._optimizer_step(batches).items():
+                sums[name] = sums.get(name, 0) + term
+            progress.update()
+            count += 1
+        means = self.accelerator.reduce(torch.stack(list(sums.values())) / count, reduction="mean")
+        return dict(zip(sums, means.tolist(), strict=True))
+
+    def _optimizer_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """One update of the weights; returns the terms of the loss before it, on this process."""
+        inputs = [(batch.weight, self._inputs(batch)) for batch in batches]
+        terms = self._backward(inputs)
+        if self.sharpness is not None:
+            self.sharpness.ascend()
+            self.optimizer.zero_grad()
+            self._backward(inputs)
+            self.sharpness.descend()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return terms
+
+    def _backward(self, inputs: Sequence[tuple[float, tuple[Tensor, Tensor]]]) -> dict[str, Tensor]:
+        sums: dict[str, Tensor] = {}
+        for position, (weight, batch) in enumerate(inputs):
+            is_last = position == len(inputs) - 1
+            # Processes exchange gradients once an optimizer step.
+            with nullcontext() if is_last else self.accelerator.no_sync(self.learner):
+                terms = self.learner(*batch)
+                self.accelerator.backward(weight * torch.stack(list(terms.values())).sum())
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0) + weight * term.detach()
+        return sums
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        device = self.accelerator.device
+        pixel_values = self.normalize(batch.images.to(device, non_blocking=True))
+        labels = batch.labels.to(device, non_blocking=True)
+        if self.mixup is not None:
+            return self.mixup(pixel_values, labels)
+        return pixel_values, one_hot_targets(labels, self.num_classes)

@@ -1,0 +1,110 @@
+"""What a run shows and writes down while it trains: progress bars, `log.jsonl`, and a tracker if one is asked for."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+from hub.run.atomic import disk_errors_named, write_aside
+from modeling_dytox import DyToxForImageClassification
+
+
+def progress_bar(accelerator: Accelerator, items: Iterable[Any] | None = None, **options: Any) -> tqdm:
+    """A bar that shows on the main process alone, and only in a terminal; `options` are those of `tqdm`."""
+    disable = None if accelerator.is_main_process else True
+    return tqdm(items, disable=disable, leave=False, dynamic_ncols=True, **options)
+
+
+class RunLog:
+    """
+    Appends records to `output_dir/log.jsonl` and to the tracker of the accelerator, from the main process alone.
+
+    Args:
+        accelerator (`Accelerator`): knows the main process and the tracker.
+        output_dir (`Path`): folder of the run.
+    """
+
+    def __init__(self, accelerator: Accelerator, output_dir: Path) -> None:
+        self.accelerator = accelerator
+        self.path = output_dir / "log.jsonl"
+        self.num_records = 0
+
+    def resume_after_step(self, step: int) -> None:
+        """Goes on after the records of the last complete step; those of a step that broke off are dropped."""
+        if self.accelerator.is_main_process:
+            self._keep([line for line, record in self._records() if record["step"] <= step])
+
+    def resume_after_record(self, num_records: int) -> None:
+        """Goes on after so many records; later ones are dropped."""
+        if self.accelerator.is_main_process:
+            self._keep([line for line, _ in self._records()][:num_records])
+
+    def write(self, record: dict[str, Any]) -> None:
+        """
+        Adds one record of numbers and names; `step` tells the step it belongs to. The tracker gets the numbers, those
+        of a list one by one, from `name/1` on.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        with disk_errors_named(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        self.num_records += 1
+        self.accelerator.log(dict(_numbers(record)), step=self.num_records)
+
+    def _records(self) -> list[tuple[str, dict[str, Any]]]:
+        """The lines that are records, with what they hold; a line that was cut off or damaged is none."""
+        if not self.path.exists():
+            return []
+        records = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append((line, record))
+        return records
+
+    def _keep(self, lines: list[str]) -> None:
+        if self.path.exists():
+            with disk_errors_named(self.path):
+                write_aside(self.path, "".join(f"{line}\n" for line in lines))
+            self.num_records = len(lines)
+
+
+def _numbers(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in record.items():
+        values = {f"{name}/{place}": item for place, item in enumerate(value, 1)} if isinstance(value, list) else {}
+        for key, number in (values or {name: value}).items():
+            if isinstance(number, int | float):
+                yield key, number
+
+
+class Stopwatch:
+    """The time that a step takes, over all the times it was started."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self, already: float = 0.0) -> None:
+        """Counts from now, on top of the seconds `already` spent."""
+        self.started = time.perf_counter() - already
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent so far."""
+        return time.perf_counter() - self.started
+
+
+def token_distances(model: DyToxForImageClassification) -> dict[str, float]:
+    """Mean, smallest and largest Euclidean distance between two task tokens; nothing while there is only one."""
+    distances = torch.pdist(torch.cat([token.detach().float() for token in model.dytox.task_tokens]))
+    if not len(distances):
+        return {}
+    measured = {"mean": distances.mean(), "min": distances.min(), "max": distances.max()}
+    return {f"token_distance/{name}": value.item() for name, value in measured.items()}

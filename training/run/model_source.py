@@ -1,0 +1,161 @@
+"""A step of a run as it was published: a step folder, or a revision on the Hub."""
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download, resolve_revision
+from huggingface_hub.errors import (
+    HTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
+from transformers import PreTrainedConfig, ViTImageProcessor
+
+from hub.run.errors import InputError, first_line
+from modeling_dytox import DyToxConfig, DyToxForImageClassification
+from training.run.model import LOADING_ERRORS, MissingWeightsError, load_model
+from training.run.run_folder import RESULTS_FILE
+
+
+class PublishedStep:
+    """
+    A step folder or a revision on the Hub, by name.
+
+    Args:
+        name (`str`): a step folder, or a repository `org/name`.
+        revision (`str`, *optional*): of the repository: a tag such as `step5`, a branch or a commit.
+        options (`tuple[str, str]`): the options that name it, for errors.
+        commit (`str`, *optional*): what the revision named when a run began, to go on with.
+
+    Raises:
+        InputError: the folder does not exist, or holds no step; a folder is given a revision.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        revision: str | None = None,
+        options: tuple[str, str] = ("--model", "--revision"),
+        commit: str | None = None,
+    ) -> None:
+        self.name = name
+        self.revision = revision
+        self._commit = commit
+        self.option, self.revision_option = options
+        path = Path(name).expanduser()
+        self.folder = path if path.is_dir() else None
+        if self.folder is not None:
+            self._check_step_folder(self.folder)
+        elif not is_repository(name):
+            raise InputError(
+                f"{self.option} {name} is no folder: give a step folder, or a repository 'org/name' on the Hub."
+            )
+
+    def __str__(self) -> str:
+        return self.name if self.revision is None else f"{self.name} at {self.revision}"
+
+    @cached_property
+    def commit(self) -> str | None:
+        """
+        The commit that the revision names, None for a folder. All files are taken from it, whatever is published
+        meanwhile.
+
+        Raises:
+            InputError: the repository or the revision does not exist, or the Hub cannot be reached.
+        """
+        if self.folder is not None or self._commit is not None:
+            return self._commit
+        try:
+            resolved: str = resolve_revision(self.name, revision=self.revision).resolved
+            return resolved
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            raise InputError(
+                f"{self.option} {self} does not exist on the Hub, or is hidden from your token: give a repository and "
+                f"one of its revisions with {self.revision_option}."
+            ) from error
+        except (OSError, ValueError, HTTPError, RevisionResolutionError) as error:
+            raise InputError(
+                f"{self.option} {self} cannot be looked up on the Hub ({first_line(error)}): see to the connection."
+            ) from error
+
+    def load(self) -> tuple[DyToxForImageClassification, ViTImageProcessor]:
+        """
+        Its model and image processor.
+
+        Raises:
+            InputError: they do not exist, are damaged, or are of another architecture.
+        """
+        source, revision = str(self.folder or self.name), self.commit or "main"
+        try:
+            config, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
+            self._check_architecture(config)
+            model = load_model(source, revision=revision)
+            processor = ViTImageProcessor.from_pretrained(source, revision=revision)
+        except InputError:
+            raise
+        except MissingWeightsError as error:
+            raise InputError(
+                f"{self.option} {self} {error}: publish the step again, or copy its folder as a whole."
+            ) from error
+        except LOADING_ERRORS as error:
+            raise InputError(
+                f"{self.option} {self} cannot be loaded ({first_line(error)}): give a step folder, or a repository "
+                "on the Hub and one of its revisions."
+            ) from error
+        return model, processor
+
+    def recorded(self, step: int) -> Mapping[str, Any]:
+        """
+        What the run measured after this step, as its `results.json` tells.
+
+        Raises:
+            InputError: there is no `results.json`, or it does not tell of the step.
+        """
+        try:
+            steps = json.loads(self.results_file().read_text(encoding="utf-8"))["steps"]
+            found = [entry for entry in steps if entry["step"] == step]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{RESULTS_FILE} of {self} cannot be read ({first_line(error)}).") from error
+        if not found:
+            raise InputError(f"{RESULTS_FILE} of {self} holds no step {step}.")
+        return found[0]
+
+    def results_file(self) -> Path:
+        """
+        Where its `results.json` is, once it is downloaded.
+
+        Raises:
+            OSError: there is none, or the Hub cannot be reached.
+        """
+        if self.folder is not None:
+            return self.folder / RESULTS_FILE
+        return Path(hf_hub_download(self.name, RESULTS_FILE, revision=self.commit))
+
+    def _check_architecture(self, config: Mapping[str, Any]) -> None:
+        architecture = config.get("model_type")
+        if architecture != DyToxConfig.model_type:
+            raise InputError(
+                f"{self.option} {self} is of type {architecture}, expected dytox: give a step of a DyTox run."
+            )
+
+    def _check_step_folder(self, folder: Path) -> None:
+        if self.revision is not None:
+            inside = folder / self.revision
+            hint = f"name {inside} instead" if inside.is_dir() else "leave it out"
+            raise InputError(f"{self.revision_option} {self.revision} has no meaning for the folder {folder}: {hint}.")
+        if (folder / "config.json").is_file():
+            return
+        steps = sorted(folder.glob("step*/config.json"))
+        hint = f"name one of its steps, such as {steps[-1].parent}" if steps else "give the folder of a step"
+        raise InputError(f"{self.option} {folder} holds no model: {hint}.")
+
+
+def is_repository(name: str) -> bool:
+    """Whether `name` has the form of a repository 'org/name' on the Hub, and is no path of this machine."""
+    path = Path(name).expanduser()
+    is_path = path.exists() or path.is_absolute() or name.startswith((".", "~"))
+    return not is_path and name.count("/") == 1
