@@ -22,23 +22,22 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from training import incremental
-from training.incremental import IncrementalRun
 from training.loop.checkpointing import Checkpoints
 from training.loop.epoch import EpochTrainer
 from training.loop.evaluation import Evaluator
 from training.loop.malloc import keep_freed_memory
 
 
-# What is timed: the part it belongs to, and the method that does it. No timed method calls another of these, except
-# that epochs hold the optimizer steps.
-TIMED: tuple[tuple[str, type, str], ...] = (
+# What is timed: the part it belongs to, and the class or module with the function that does it. None of these calls
+# another, except that epochs hold the updates.
+TIMED: tuple[tuple[str, Any, str], ...] = (
     ("epochs", EpochTrainer, "train"),
     ("forward_backward", EpochTrainer, "_optimizer_step"),
     ("evaluation", Evaluator, "evaluate"),
-    ("herding", IncrementalRun, "renew_memory"),
+    ("herding", incremental, "update_memory"),
     ("saving_states", Checkpoints, "save"),
-    ("saving_steps", IncrementalRun, "save"),
-    ("preparation", IncrementalRun, "prepare"),
+    ("saving_steps", incremental, "save"),
+    ("preparation", incremental, "prepare"),
 )
 
 

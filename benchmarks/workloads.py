@@ -24,7 +24,7 @@ from training.data.loading import Batch, TrainingLoader
 from training.data.scenario import Step
 from training.loop.epoch import EpochTrainer
 from training.loop.phase import freeze, make_optimizer, train_mode_except_frozen
-from training.methods import Learner, make_method
+from training.methods import LossModule, make_method
 from training.methods.dytox import DyTox
 from training.run.model import make_model
 from training.seeding import derive_seed, seed_everything
@@ -138,7 +138,7 @@ class Training:
         self.trainer.train(iter([[self.batch]]), self.progress)
 
 
-def make_learner(options: Options, step: Step, device: torch.device) -> tuple[DyToxForImageClassification, Learner]:
+def make_learner(options: Options, step: Step, device: torch.device) -> tuple[DyToxForImageClassification, LossModule]:
     """The model, grown by the last step, and what trains it in the main phase: the method with its teacher."""
     method = cast(DyTox, make_method(options.training))
     model = make_grown_model(options, max(step.number - 1, 1), device)
@@ -146,7 +146,7 @@ def make_learner(options: Options, step: Step, device: torch.device) -> tuple[Dy
         method.grow(model, step)
     (phase, *_) = method.phases(step)
     freeze(model, phase.frozen)
-    learner = Learner(method, model, step, phase)
+    learner = LossModule(method, model, step, phase)
     learner.model = _implementation(options, model)
     if method.teacher is not None:
         method.teacher = _implementation(options, method.teacher)

@@ -15,13 +15,15 @@ from pathlib import Path
 from huggingface_hub import HfApi, get_token
 
 from hub.cards.memory_card import MEMORY_SUFFIX, check_privacy, memory_content, memory_repo_id
-from hub.cards.model_card import card_for, write_aside
+from hub.cards.model_card import card_for
 from hub.publishing.client_errors import one_line_errors, quiet_client
 from hub.publishing.plan import Plan, StepContent, make_plan
 from hub.publishing.remote import LocalFile, RemoteRun
 from hub.publishing.revision import publish_content
+from hub.run.atomic import write_aside
 from hub.run.errors import PublishError, UserError
-from hub.run.step_folder import CARD, StepFolder, is_complete, list_step_folders
+from hub.run.layout import CARD_FILE as CARD
+from hub.run.step_folder import StepFolder, is_complete, list_step_folders
 from hub.run.text import is_repo_id
 
 
@@ -220,7 +222,7 @@ def model_content(folder: StepFolder, hub_model_id: str, token: str | None) -> S
         if Path(path).suffix in (".json", ".md", ".py", ".yaml") and _has_secret(file.read(), token):
             raise PublishError(f"{folder.path.name}/{path} holds a Hub token, remove it before publishing")
     last = folder.results.last
-    title = f"Step {last.step}: {last.num_seen_classes} classes, accuracy {last.accuracy:.2%}"
+    title = f"Step {last.step}: {last.num_seen_classes} classes, accuracy {last.accuracy_text()}"
     first = folder.results.first_own_step
     earlier = [asdict(step) for step in folder.results.steps[: first - 1]] or None
     return StepContent(folder.step, files, title, first, earlier)

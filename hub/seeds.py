@@ -14,10 +14,12 @@ from typing import Any
 
 import yaml
 
-from hub.cards.model_card import complete_step_folder, hub_model_id_of, write_aside
+from hub.cards.model_card import complete_step_folder, hub_model_id_of
+from hub.run.atomic import write_aside
 from hub.run.errors import StepFolderError, UserError
+from hub.run.layout import RECIPE_FILE, SEEDS_FILE
 from hub.run.results import RunResults
-from hub.run.seed_results import OTHER_RUNS_FILE, OtherRun, to_json_object
+from hub.run.seed_results import OtherRun, SeedResults
 from hub.run.step_folder import StepFolder, list_step_folders
 from hub.run.text import printable
 
@@ -25,7 +27,6 @@ from hub.run.text import printable
 #: Options in which the runs may differ.
 FREE_OPTIONS = ("seed", "class_order")
 
-_RECIPE_FILE = "training_config.yaml"
 _MAX_VALUE = 40
 
 
@@ -62,7 +63,7 @@ class FinishedRun:
         Raises:
             StepFolderError: they cannot be read.
         """
-        path = self.folders[-1].path / _RECIPE_FILE
+        path = self.folders[-1].path / RECIPE_FILE
         try:
             options = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError, OSError):
@@ -113,8 +114,8 @@ def add_other_runs(
     repositories = [hub_model_id_of(folder) for folder, _ in found]
     if not dry_run:
         for (folder, measured), hub_model_id in zip(found, repositories, strict=True):
-            content = json.dumps(to_json_object(measured), indent=2) + "\n"
-            write_aside(folder.path / OTHER_RUNS_FILE, content)
+            content = json.dumps(SeedResults(tuple(measured)).to_json_object(), indent=2) + "\n"
+            write_aside(folder.path / SEEDS_FILE, content)
             complete_step_folder(folder.path, hub_model_id)
     return found
 

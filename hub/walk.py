@@ -17,6 +17,7 @@ from transformers.utils import logging
 from hub.publishing.client_errors import one_line_errors, quiet_client
 from hub.publishing.remote import RemoteRun
 from hub.run.errors import StepFolderError, UserError
+from hub.run.layout import RESULTS_FILE
 from hub.run.results import RunResults
 from hub.run.step_folder import list_step_folders
 from hub.run.text import is_repo_id, printable, shorten
@@ -37,12 +38,12 @@ class Revision:
     def results(self) -> RunResults:
         """The results up to this step, as stored beside its weights."""
         if self.revision is None:
-            return RunResults.from_file(Path(self.source) / "results.json")
+            return RunResults.read(Path(self.source) / RESULTS_FILE)
         try:
-            path = hf_hub_download(self.source, "results.json", revision=self.revision)
+            path = hf_hub_download(self.source, RESULTS_FILE, revision=self.revision)
         except EntryNotFoundError:
-            raise StepFolderError(f"{self.name} of {self.source} has no results.json") from None
-        return RunResults.from_file(Path(path))
+            raise StepFolderError(f"{self.name} of {self.source} has no {RESULTS_FILE}") from None
+        return RunResults.read(Path(path))
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Knowledge:
     name: str
     class_names: list[str]
     num_parameters: int
-    accuracy: float
+    accuracy: str
     predictions: list[tuple[str, float]]
 
 
@@ -114,7 +115,7 @@ def examine(revision: Revision, images: Sequence[Image.Image] = (), *, remote_co
         name=revision.name,
         class_names=[model.config.id2label[label] for label in range(results.last.num_seen_classes)],
         num_parameters=model.num_parameters(),
-        accuracy=results.last.accuracy,
+        accuracy=results.last.accuracy_text(".1%"),
         predictions=[_predict(classifier, image) for image in images],
     )
 
@@ -146,7 +147,7 @@ def _cells(row: Knowledge) -> list[str]:
         row.name,
         count + shorten(row.class_names, _CLASSES_WIDTH - len(count)),
         f"{row.num_parameters:,}",
-        f"{row.accuracy:.1%}",
+        row.accuracy,
         *(f"{shorten([printable(name)], _LABEL_WIDTH)} ({score:.0%})" for name, score in row.predictions),
     ]
 

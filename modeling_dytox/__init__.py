@@ -12,6 +12,8 @@ from .modeling_dytox import (
 )
 
 
+__version__ = "0.2.0.dev0"
+
 AutoConfig.register("dytox", DyToxConfig)
 AutoModel.register(DyToxConfig, DyToxModel)
 AutoModelForImageClassification.register(DyToxConfig, DyToxForImageClassification)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import yaml
 from accelerate.tracking import get_available_trackers
@@ -90,7 +90,10 @@ class ModelArguments:
 class MethodArguments:
     """How the model learns without forgetting."""
 
-    method: str = option("Class-incremental method: 'dytox', 'replay', 'finetune' or 'joint'.", "dytox")
+    method: str | None = option(
+        "Class-incremental method: 'dytox', 'replay', 'finetune' or 'joint'. By default 'dytox', or the method that "
+        "the continued model was learned with."
+    )
     distillation: bool = option("dytox: learn from the model of the previous step.", True)
     distillation_temperature: float = option("dytox: temperature of the distillation.", 1.0)
     divergence_weight: float = option("dytox: weight of the divergence loss; 0 switches it off.", 0.1)
@@ -201,6 +204,11 @@ class Arguments:
             del recipe[name]
         return recipe
 
+    def global_batch_size(self, num_processes: int) -> int:
+        """Images of an update of the weights, over all processes and accumulated batches."""
+        options = self.optimization
+        return options.per_device_train_batch_size * options.gradient_accumulation_steps * num_processes
+
 
 GROUPS: tuple[Any, ...] = (
     DataArguments,
@@ -212,6 +220,23 @@ GROUPS: tuple[Any, ...] = (
 )
 # What the paper cuts CIFAR-100 and ImageNet-100 into.
 DEFAULT_CLASSES_PER_STEP = 10
+DEFAULT_METHOD = "dytox"
+
+
+class RemovedOption(NamedTuple):
+    """
+    An option that earlier versions had.
+
+    Args:
+        default: the value at which it changed nothing.
+        advice (`str`): what to use instead.
+    """
+
+    default: Any
+    advice: str
+
+
+REMOVED: dict[str, RemovedOption] = {}
 
 
 class OptionParser(HfArgumentParser):
@@ -243,8 +268,10 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> Arguments:
     if unknown:
         raise InputError(_unknown_option(unknown[0]))
     arguments = Arguments(*groups)
-    if arguments.data.classes_per_step is None and arguments.continuation.model_name_or_path is None:
-        arguments.data.classes_per_step = DEFAULT_CLASSES_PER_STEP
+    if arguments.continuation.model_name_or_path is None:
+        if arguments.data.classes_per_step is None:
+            arguments.data.classes_per_step = DEFAULT_CLASSES_PER_STEP
+        arguments.method.method = arguments.method.method or DEFAULT_METHOD
     check_arguments(arguments)
     return arguments
 
@@ -266,6 +293,8 @@ def read_config_file(path: Path) -> list[str]:
         raise InputError(f"--config {path} holds {type(options).__name__}: expected lines of 'option: value'.")
     arguments = []
     for name, value in options.items():
+        if name in REMOVED and value == REMOVED[name].default:
+            continue
         if name not in option_names():
             raise InputError(_unknown_option(str(name), f" in {path}"))
         if isinstance(value, list):
@@ -298,7 +327,7 @@ def check_arguments(arguments: Arguments) -> None:
     _check_ranges(arguments)
     _check_sizes(arguments.model)
     _check_tracker(arguments.output.report_to)
-    _check_continuation(arguments.continuation, arguments.method.method)
+    _check_continuation(arguments.continuation)
     if arguments.output.push_to_hub and not arguments.output.hub_model_id:
         raise InputError("--push_to_hub needs a repository: add --hub_model_id org/name.")
     if arguments.output.push_memory and not arguments.output.push_to_hub:
@@ -381,17 +410,12 @@ def _check_tracker(name: str) -> None:
         raise InputError(f"--report_to {name} is not installed: pip install {name}, or choose --report_to none.")
 
 
-def _check_continuation(options: ContinuationArguments, method: str) -> None:
+def _check_continuation(options: ContinuationArguments) -> None:
     if options.model_name_or_path is None:
         for name, default in asdict(ContinuationArguments()).items():
             value = getattr(options, name)
             if value != default:
                 raise InputError(f"--{name} {value} needs --model_name_or_path, the published model to continue.")
-    elif method == "joint":
-        raise InputError(
-            "--method joint learns all classes from scratch, so it cannot continue --model_name_or_path "
-            f"{options.model_name_or_path}: choose another method, or leave the model out."
-        )
 
 
 def _check_at_least(group: Any, name: str, minimum: int) -> None:
@@ -405,6 +429,8 @@ def _asks_for_config(command_line: Sequence[str]) -> bool:
 
 
 def _unknown_option(name: str, where: str = "") -> str:
+    if (removed := REMOVED.get(name.lstrip("-").partition("=")[0])) is not None:
+        return f"Option {name}{where} was removed: {removed.advice}"
     close = difflib.get_close_matches(name.lstrip("-"), option_names(), n=1)
     hint = f"did you mean --{close[0]}?" if close else "see --help for all options."
     return f"Unknown option {name}{where}: {hint}"

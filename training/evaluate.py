@@ -32,8 +32,8 @@ from training.data.scenario import select_by_name
 from training.data.splits import load_test_split
 from training.loop.evaluation import Evaluation, Evaluator
 from training.loop.malloc import keep_freed_memory
-from training.run.comparison import Record, agreement, compare, conclusion, to_table
-from training.run.model_source import PublishedStep
+from training.run.comparison import RecordedStep, agreement, compare, conclusion, to_table
+from training.run.model_source import ModelSource
 
 
 DESCRIPTION = "Measures a published step again on the test images of its classes, and compares with its results.json."
@@ -112,16 +112,23 @@ def evaluate(arguments: EvaluationArguments, accelerator: Accelerator) -> None:
     Raises:
         InputError: the model or the images cannot be used, or the output file cannot be written.
     """
-    step = PublishedStep(str(arguments.model), arguments.revision)
+    step = ModelSource(str(arguments.model), arguments.revision)
     model, processor = step.load()
-    record = Record.read(step, model.config)
+    record = RecordedStep.read(step, model.config)
     images, names = load_test_split(arguments.data)
     limit = arguments.max_eval_samples_per_class
     test = select_by_name(images, names, model.config.class_names, limit, may_lack=record.classes_without_images)
     evaluator = Evaluator(accelerator, processor, arguments.batch_size, arguments.num_workers)
     measured = evaluator.evaluate(model.to(accelerator.device), test, arguments.task_aware_eval)
     if accelerator.is_main_process:
-        report(arguments, f"{step}: {describe(model.config, measured)}", record, measured, len(test))
+        report(
+            arguments,
+            f"{step}: {describe(model.config, measured)}",
+            record,
+            measured,
+            model.config.step_class_ranges,
+            len(test),
+        )
 
 
 def describe(config: DyToxConfig, measured: Evaluation) -> str:
@@ -133,7 +140,12 @@ def describe(config: DyToxConfig, measured: Evaluation) -> str:
 
 
 def report(
-    arguments: EvaluationArguments, subject: str, record: Record, measured: Evaluation, num_images: int
+    arguments: EvaluationArguments,
+    subject: str,
+    record: RecordedStep,
+    measured: Evaluation,
+    class_ranges: Sequence[Sequence[int]],
+    num_images: int,
 ) -> None:
     """
     Shows the numbers beside the recorded ones, and writes them to the output file if one is asked for.
@@ -141,7 +153,7 @@ def report(
     Raises:
         InputError: the output file cannot be written.
     """
-    recorded = record.comparable_with(measured)
+    recorded = record.comparable_with(measured, class_ranges)
     numbers = compare(measured, recorded)
     last_line = f"Nothing to compare with: {record.lacks}" if record.lacks else conclusion(numbers)
     title = f"{subject}, {num_images} test images of {arguments.dataset_name}"

@@ -1,11 +1,9 @@
 """The figures of a card: accuracy per step, the accuracy matrix, and the reliability diagram."""
 
-import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -15,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 
+from hub.run.atomic import replaced
 from hub.run.results import Ancestor, RunResults
 from hub.run.seed_results import OtherRun
 from hub.run.step_folder import CALIBRATION_FIGURE, FIGURES
@@ -50,9 +49,7 @@ _LABEL_GAP = 0.065
 _NUM_BINS = 15
 
 
-def draw_figures(
-    results: RunResults | Mapping[str, Any], folder: str | Path, other_runs: Sequence[OtherRun] = ()
-) -> list[Path]:
+def draw_figures(results: RunResults, folder: str | Path, other_runs: Sequence[OtherRun] = ()) -> list[Path]:
     """
     Draws `figures/accuracy_per_step.png` and `figures/accuracy_matrix.png` below `folder`, and where the bins of the
     calibration error are known `figures/calibration.png`; returns their paths.
@@ -60,14 +57,13 @@ def draw_figures(
     The same results give the same bytes, whatever the user's matplotlib style.
 
     Args:
-        results: A run's results, typed or as parsed from `results.json` (raises [`StepFolderError`] if malformed).
+        results: A run's results.
         folder: The step folder; `figures/` is made when missing.
         other_runs: Those of the same recipe with other seeds, up to the same step.
     """
-    run = results if isinstance(results, RunResults) else RunResults.from_dict(results)
-    figures = dict(zip(FIGURES, (accuracy_per_step(run, other_runs), accuracy_matrix(run)), strict=True))
-    if run.last.calibration:
-        figures[CALIBRATION_FIGURE] = calibration(run)
+    figures = dict(zip(FIGURES, (accuracy_per_step(results, other_runs), accuracy_matrix(results)), strict=True))
+    if results.last.calibration:
+        figures[CALIBRATION_FIGURE] = calibration(results)
     for name, figure in figures.items():
         path = Path(folder) / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,8 +80,7 @@ def _style() -> Iterator[None]:
 @_style()
 def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), replaced(path) as aside:
         # The bundled font lacks some scripts; a box in a data set's name is no reason to alarm the user.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(
@@ -97,7 +92,6 @@ def _save(figure: Figure, path: Path) -> None:
             pad_inches=0.15,
             metadata={"Software": None},
         )
-    aside.replace(path)
 
 
 @_style()
@@ -109,7 +103,8 @@ def accuracy_per_step(run: RunResults, other_runs: Sequence[OtherRun] = ()) -> F
     figure = Figure(figsize=(8, 4.2))
     axes = figure.add_subplot()
     steps = np.arange(1, len(run.steps) + 1)
-    runs = np.array([[step.accuracy for step in run.steps], *(other.accuracy for other in other_runs)])
+    # None becomes NaN, and breaks the lines.
+    runs = np.array([[step.accuracy for step in run.steps], *(other.accuracy for other in other_runs)], dtype=float)
     accuracy = runs.mean(axis=0)
     average = np.cumsum(accuracy) / steps
     chance = np.array([1 / step.num_seen_classes for step in run.steps])
@@ -119,10 +114,11 @@ def accuracy_per_step(run: RunResults, other_runs: Sequence[OtherRun] = ()) -> F
     if other_runs:
         _draw_spread(axes, steps, runs)
     labels = [(accuracy[-1], "all classes seen", _BLUE), (chance[-1], "chance", _MUTED)]
+    labels += _draw_partly_measured(axes, run, marker_size)
     if len(steps) > 1:
         axes.plot(steps, average, color=_ORANGE, lw=1.5, ls="--", zorder=1.9)
         labels.append((average[-1], "average of the steps", _ORANGE))
-    _label_lines(axes, labels)
+    _label_lines(axes, [label for label in labels if np.isfinite(label[0])])
     _mark_ancestors(axes, run)
     _titles(axes, "Accuracy per step", run, f"mean ± s.d., n = {len(runs)}" if other_runs else "")
     axes.set_ylabel("test accuracy")
@@ -144,6 +140,16 @@ def _draw_spread(axes: Axes, steps: np.ndarray, runs: np.ndarray) -> None:
     else:
         axes.errorbar(steps, mean, deviation, color=_BLUE, lw=1.2, capsize=6, zorder=1.8)
         axes.plot(np.full(len(runs), 1.06), runs, color=_BLUE, ls="", marker="o", ms=3, alpha=0.55)
+
+
+def _draw_partly_measured(axes: Axes, run: RunResults, marker_size: int) -> list[tuple[float, str, str]]:
+    """Hollow marks for steps after which not all classes seen were measured; returns the label they need."""
+    partly = [step for step in run.steps if step.accuracy is None]
+    values = [np.nan if step.accuracy_of_measured is None else step.accuracy_of_measured for step in partly]
+    axes.plot([step.step for step in partly], values, color=_BLUE, ls="", marker="o", mfc="white", ms=marker_size)
+    if not partly or partly[-1] is not run.last:
+        return []
+    return [(values[-1], f"{len(run.last.measured_classes or ())} classes measured", _BLUE)]
 
 
 def _mark_ancestors(axes: Axes, run: RunResults) -> None:
@@ -271,7 +277,7 @@ def calibration(run: RunResults) -> Figure:
     """
     figure = Figure(figsize=(5.4, 6.2))
     axes, strip = figure.subplots(2, sharex=True, height_ratios=[4.4, 1], gridspec_kw={"hspace": 0.08})
-    bins = run.last.calibration
+    bins = run.last.calibration or ()
     confidence, accuracy = (np.array([getattr(held, name) for held in bins]) for name in ("confidence", "accuracy"))
     share = np.array([held.count for held in bins]) / sum(held.count for held in bins)
     # A mean may lie on a border by rounding alone; bins are open at the lower end.

@@ -7,7 +7,8 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from hub.publishing.plan import StepContent
 from hub.publishing.remote import LocalFile, RemoteRun
 from hub.run.errors import PublishError, StepFolderError
-from hub.run.step_folder import CARD, StepFolder
+from hub.run.layout import CARD_FILE as CARD
+from hub.run.step_folder import StepFolder
 from hub.run.text import code_span, without_local_path
 
 

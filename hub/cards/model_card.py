@@ -1,6 +1,5 @@
 """The card of a step: `README.md` with results, metadata and the code that loads exactly this revision."""
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,29 +8,21 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hub.run.atomic import write_aside
 from hub.run.errors import StepFolderError
-from hub.run.results import Ancestor, RunResults, StepResults
+from hub.run.layout import CARD_FILE, RECIPE_FILE
+from hub.run.results import Ancestor, MethodCard, RunResults, StepResults
 from hub.run.seed_results import OtherRun, Spread
-from hub.run.step_folder import CALIBRATION_FIGURE, CARD, StepFolder
+from hub.run.step_folder import CALIBRATION_FIGURE, StepFolder
 from hub.run.text import code_fence, code_span, is_repo_id, printable, without_local_path
 
 
 PLACEHOLDER_ID = "your-name/your-model"
 
+_TAGS = ("continual-learning", "class-incremental-learning", "image-classification")
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 _FOLD_ABOVE_CLASSES = 40
 _ABSENT = "–"
-_METHOD_NAMES = {"dytox": "DyTox", **{name: f"{name.title()} baseline" for name in ("finetune", "replay", "joint")}}
-_METHOD_SENTENCES = {
-    "dytox": "Trained with [DyTox](https://arxiv.org/abs/2111.11326): one task token and one classifier a step, "
-    "rehearsal from a bounded memory, and distillation from the previous step.",
-    "finetune": "This is the *finetune* baseline: each step trains on its new classes alone, without memory or "
-    "distillation. It marks the floor that a method for incremental learning has to beat.",
-    "replay": "This is the *replay* baseline: each step trains on its new classes and a bounded memory of old images, "
-    "without distillation.",
-    "joint": "This is the *joint* baseline: each step trains from scratch on the data of all classes seen. It marks "
-    "the ceiling, as it keeps all the data that an incremental learner gives up.",
-}
 
 
 def complete_step_folder(folder: str | Path, hub_model_id: str | None = None) -> None:
@@ -50,35 +41,35 @@ def complete_step_folder(folder: str | Path, hub_model_id: str | None = None) ->
 
     step_folder = StepFolder.read(folder)
     draw_figures(step_folder.results, step_folder.path, step_folder.other_runs)
-    write_aside(step_folder.path / CARD, render_card(step_folder, hub_model_id))
+    write_aside(step_folder.path / CARD_FILE, render_card(step_folder, hub_model_id))
 
 
 def render_card(folder: StepFolder, hub_model_id: str | None = None) -> str:
     """The text of the card. Equal folders give equal cards."""
     results, repo_id, others = folder.results, hub_model_id or PLACEHOLDER_ID, folder.other_runs
-    recipe = _recipe(folder.path / "training_config.yaml")
+    recipe, method = _recipe(folder.path / RECIPE_FILE), _method_card(results)
     card = ModelCard.from_template(
-        card_data=_metadata(results, repo_id),
+        card_data=_metadata(results, method, repo_id),
         template_str=_TEMPLATE.read_text(encoding="utf-8"),
-        title=_title(results),
+        title=_title(results, method),
         tag=folder.tag,
         repo_id=repo_id,
         step=folder.step,
         steps_known="step 1" if folder.step == 1 else f"steps 1 to {folder.step}",
         num_steps=results.num_steps,
-        method=results.method,
         first_own_step=results.first_own_step,
         ancestors=[_ancestor_sentence(results, each) for each in results.ancestors],
         num_seen_classes=results.last.num_seen_classes,
-        method_sentence=_METHOD_SENTENCES.get(results.method, f"Trained with the method {code_span(results.method)}."),
+        method=method,
+        accuracy_text=results.last.accuracy_text(),
+        unmeasured_steps=[step.step for step in results.steps if step.accuracy is None],
         dataset=_dataset_span(results.dataset),
         datasets=_enumerate([_dataset_span(dataset) for dataset in results.datasets]),
         other_runs=_other_runs_sentence(results, others),
         num_runs=len(others) + 1,
         summary=_summary(results, others),
-        rows=[_row(results, step, others) for step in results.steps],
+        rows=[_row(step, others) for step in results.steps],
         has_calibration=(folder.path / CALIBRATION_FIGURE).is_file(),
-        has_gaps=any(None in step.accuracy_per_step for step in results.steps),
         classes=[(step.step, [code_span(name) for name in step.classes]) for step in results.steps],
         folded=results.last.num_seen_classes > _FOLD_ABOVE_CLASSES,
         seed=results.seed,
@@ -97,7 +88,7 @@ def card_for(folder: StepFolder, hub_model_id: str) -> str:
     Raises:
         StepFolderError: the card's metadata cannot be parsed.
     """
-    text = (folder.path / CARD).read_text(encoding="utf-8")
+    text = (folder.path / CARD_FILE).read_text(encoding="utf-8")
     # The model that this one continues keeps its name, though it may be that of the repository until now.
     kept = {f"base_model: {each.model}" for each in folder.results.ancestors}
     kept |= {_ancestor_sentence(folder.results, each) for each in folder.results.ancestors}
@@ -121,22 +112,17 @@ def hub_model_id_of(folder: StepFolder) -> str | None:
 
 
 def _written_for(folder: StepFolder) -> Any:
-    text = (folder.path / CARD).read_text(encoding="utf-8")
+    text = (folder.path / CARD_FILE).read_text(encoding="utf-8")
     try:
         return ModelCard(text, ignore_metadata_errors=True).data.get("model_name")
     except (ValueError, yaml.YAMLError) as error:
         reason = printable(str(error))[:80]
-        raise StepFolderError(f"{folder.path.name}/{CARD}: its metadata block is not valid YAML ({reason})") from error
+        raise StepFolderError(
+            f"{folder.path.name}/{CARD_FILE}: its metadata block is not valid YAML ({reason})"
+        ) from error
 
 
-def write_aside(path: Path, text: str) -> None:
-    """Writes `text` beside `path` and renames: a reader finds the old content or the new, never a part."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8", newline="")
-    aside.replace(path)
-
-
-def _metadata(results: RunResults, repo_id: str) -> ModelCardData:
+def _metadata(results: RunResults, method: MethodCard, repo_id: str) -> ModelCardData:
     last_ancestor = results.ancestors[-1].model if results.ancestors else ""
     # Within one repository, what came before is another revision.
     base_model = last_ancestor if is_repo_id(last_ancestor) and last_ancestor != repo_id else None
@@ -144,7 +130,7 @@ def _metadata(results: RunResults, repo_id: str) -> ModelCardData:
         library_name="transformers",
         pipeline_tag="image-classification",
         license="apache-2.0",
-        tags=["dytox", "continual-learning", "class-incremental-learning", "image-classification", "arxiv:2111.11326"],
+        tags=list(dict.fromkeys([*method.tags, *_TAGS])),
         base_model=base_model,
         base_model_relation="finetune" if base_model else None,
         datasets=[dataset for dataset in results.datasets if _is_hub_dataset(dataset)] or None,
@@ -190,11 +176,16 @@ def _dataset_type(name: str) -> str:
     return name if _is_hub_dataset(name) else re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "custom"
 
 
-def _title(results: RunResults) -> str:
-    method = _METHOD_NAMES.get(results.method, code_span(results.method))
+def _method_card(results: RunResults) -> MethodCard:
+    """The method's own words; a neutral sentence where an earlier version did not record them."""
+    name = code_span(results.method)
+    return results.method_card or MethodCard(title=name, sentence=f"Trained with the method {name}.")
+
+
+def _title(results: RunResults, method: MethodCard) -> str:
     datasets = [_dataset_span(dataset) for dataset in results.datasets]
     datasets = datasets if len(datasets) <= 3 else [datasets[0], "…", datasets[-1]]
-    return f"{method} on {', then '.join(datasets)}, step {results.last.step}"
+    return f"{method.title} on {', then '.join(datasets)}, step {results.last.step}"
 
 
 def _dataset_span(dataset: str) -> str:
@@ -233,7 +224,7 @@ def _other_runs_sentence(results: RunResults, others: Sequence[OtherRun]) -> str
 def _summary(results: RunResults, others: Sequence[OtherRun]) -> list[list[str]]:
     """A row a measurement: its name, this revision's value, and with other runs that over all of them."""
     values: list[tuple[str, float | None, list[float | None]]] = [
-        ("Accuracy on all classes seen", results.last_accuracy, [run.accuracy[-1] for run in others]),
+        _accuracy_row(results, others),
         ("Top-5 accuracy", results.last.top5_accuracy, [run.top5_accuracy for run in others]),
         (
             "Average incremental accuracy",
@@ -249,15 +240,25 @@ def _summary(results: RunResults, others: Sequence[OtherRun]) -> list[list[str]]
     ]
 
 
-def _row(results: RunResults, step: StepResults, others: Sequence[OtherRun]) -> list[str]:
+def _accuracy_row(results: RunResults, others: Sequence[OtherRun]) -> tuple[str, float | None, list[float | None]]:
+    """The accuracy, named after the classes it was measured on."""
+    last = results.last
+    if last.accuracy is None:
+        num_classes = len(last.measured_classes or ())
+        name = f"Accuracy on the {num_classes} of {last.num_seen_classes} classes with test images"
+        return name, last.accuracy_of_measured, [None for _ in others]
+    return "Accuracy on all classes seen", last.accuracy, [run.accuracy[-1] for run in others]
+
+
+def _row(step: StepResults, others: Sequence[OtherRun]) -> list[str]:
     of_all = Spread.of([step.accuracy, *(run.accuracy[step.step - 1] for run in others)])
     return [
         str(step.step),
         str(len(step.classes)),
         str(step.num_seen_classes),
-        _percent_of(of_all) if others else _percent(step.accuracy),
+        _percent_of(of_all) if others and of_all else step.accuracy_text().replace("%", " %"),
         _percent(step.top5_accuracy),
-        _percent(results.forgetting_after(step.step)),
+        _percent(step.forgetting),
         _percent(step.expected_calibration_error),
         f"{step.num_parameters:,}",
         _ABSENT if step.memory_size is None else f"{step.memory_size:,}",

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from hub.publishing.remote import LocalFile, RemoteRun
 from hub.run.errors import PublishError
-from hub.run.step_folder import CARD
+from hub.run.layout import CARD_FILE as CARD
 from hub.run.text import shorten
 
 

@@ -1,39 +1,39 @@
 """Files that are replaced as a whole or not at all."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
 
-from hub.run.errors import InputError, one_line
+#: Ends the name of what is being written, which a killed writer leaves behind.
+PARTIAL = ".partial"
 
 
 def write_aside(path: Path, content: str | bytes) -> None:
-    """Writes `content` beside `path` and renames: a reader finds the old content or the new, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    """
+    Replaces a file: a reader finds the old content or the new, never a part of it.
+
+    Args:
+        path (`Path`): the file; its folder exists.
+        content (`str` or `bytes`): text is written as UTF-8.
+    """
+    with replaced(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        partial.replace(path)
-    except OSError:
-        # What is left of it would take up a disk that may be full.
-        partial.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
-def disk_errors_named(path: Path) -> Iterator[None]:
+def replaced(path: Path) -> Iterator[Path]:
     """
-    Turns what goes wrong with the disk while `path` is written into one line.
+    Gives a path beside `path` to write to, which takes its place when the block ends without an error.
 
-    Raises:
-        InputError: the disk is full, or `path` cannot be written.
+    Each process has a name of its own, as two publishers may write the same card at once.
     """
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise InputError(
-            f"{path} cannot be written ({reason}): make room or see to the disk; the same command then goes on from "
-            "the last state saved."
-        ) from error
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        # Free the space: the disk may be full.
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,86 +1,178 @@
-"""`results.json`, typed and checked: what a run has measured, step by step."""
+"""`results.json`: what a run measured, step by step. Training writes it, publishing reads it."""
 
 import json
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hub.run.atomic import write_aside
 from hub.run.errors import StepFolderError
-
-
-# Headline numbers may have been rounded when they were written; a wrong number differs by more than this.
-_TOLERANCE = 1e-3
-
-
-_PLURALS = {str: "strings", dict: "objects", object: "numbers"}
+from hub.run.layout import RESULTS_FILE
+from hub.run.schema import Count, Difference, Fraction, Seconds, decode, read_json
 
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The predictions whose confidence lies in one bin: mean confidence and accuracy in 0..1, and their number."""
-
-    confidence: float
-    accuracy: float
-    count: int
-
-
-@dataclass(frozen=True)
-class Ancestor:
     """
-    A model that the run continues: steps up to `num_steps` were learned there, on `dataset`.
+    The predictions whose confidence lies in one bin.
 
-    `model` is an id on the Hub or the name of a folder. `commit` has 40 hexadecimal digits.
+    Args:
+        confidence (`float`): mean confidence, in 0..1.
+        accuracy (`float`): share that is right, in 0..1.
+        count (`int`): how many predictions there are.
     """
 
-    model: str
-    num_steps: int
-    dataset: str
-    revision: str | None = None
-    commit: str | None = None
+    confidence: Fraction
+    accuracy: Fraction
+    count: Count
 
 
 @dataclass(frozen=True)
 class StepResults:
     """
-    Measurements after one step. Accuracies are fractions in 0..1, on test images, among all classes seen.
+    What was measured after one step, on test images, always among all classes seen. Fractions are in 0..1.
 
-    `accuracy_per_step` has None for steps learned on another data set, where the one at hand has no images of theirs.
-    `calibration` goes from low confidence to high, without empty bins; it is empty where it was not recorded.
+    Numbers over all classes seen (accuracy, top-5 accuracy, calibration error, old-new bias, task-aware accuracy) are
+    None unless every one of these classes has test images. No number says more than was measured.
+
+    Args:
+        step (`int`): from 1.
+        classes (`tuple[str, ...]`): the classes that this step added.
+        num_seen_classes (`int`): classes known by now.
+        accuracy (`float`, *optional*): on the test images of all classes seen.
+        top5_accuracy (`float`, *optional*): share of these images whose class is among the five highest scores.
+        accuracy_per_step (`tuple[float | None, ...]`): accuracy on the classes of each step so far; None for a step
+            whose classes have no test images.
+        expected_calibration_error (`float`, *optional*): of the score of the predicted class.
+        num_parameters (`int`): of the model.
+        memory_size (`int`, *optional*): exemplars in the rehearsal memory.
+        train_seconds (`float`, *optional*): time that this step took to learn.
+        old_new_bias (`float`, *optional*): share of images predicted as a class of this step, less the share that
+            are; None after step 1, when there are no old classes.
+        task_aware_accuracy (`float`, *optional*): accuracy with the step of each image given: only the classes of
+            that step compete (task-incremental learning). None where it was not measured.
+        task_aware_accuracy_per_step (`tuple[float | None, ...]`, *optional*): the same on the classes of each step.
+        calibration (`tuple[ReliabilityBin, ...]`, *optional*): the bins that give the expected calibration error, by
+            rising confidence, without empty ones.
+        forgetting, backward_transfer (`float`, *optional*): after this step, see `training.metrics`; None after the
+            first step, and where an earlier step was not measured again.
+        accuracy_of_measured (`float`, *optional*): accuracy on the test images that there are; only where `accuracy`
+            is None.
+        measured_classes (`tuple[str, ...]`, *optional*): the classes that these images are of.
     """
 
-    step: int
+    step: Count
     classes: tuple[str, ...]
-    num_seen_classes: int
-    accuracy: float
-    accuracy_per_step: tuple[float | None, ...]
-    num_parameters: int
-    top5_accuracy: float | None = None
-    expected_calibration_error: float | None = None
-    memory_size: int | None = None
-    train_seconds: float | None = None
-    calibration: tuple[ReliabilityBin, ...] = ()
+    num_seen_classes: Count
+    accuracy: Fraction | None
+    top5_accuracy: Fraction | None
+    accuracy_per_step: tuple[Fraction | None, ...]
+    expected_calibration_error: Fraction | None
+    num_parameters: Count
+    memory_size: Count | None = None
+    train_seconds: Seconds | None = None
+    old_new_bias: Difference | None = None
+    task_aware_accuracy: Fraction | None = None
+    task_aware_accuracy_per_step: tuple[Fraction | None, ...] | None = None
+    calibration: tuple[ReliabilityBin, ...] | None = None
+    forgetting: Difference | None = None
+    backward_transfer: Difference | None = None
+    accuracy_of_measured: Fraction | None = None
+    measured_classes: tuple[str, ...] | None = None
+
+    def accuracy_text(self, form: str = ".2%") -> str:
+        """
+        The accuracy for a reader: `92.78%`, or `54.00% (5 of 10 classes)` where not all classes seen were measured.
+
+        Args:
+            form (`str`): format of the number.
+        """
+        if self.accuracy is not None:
+            return format(self.accuracy, form)
+        if self.accuracy_of_measured is None:
+            return "–"
+        classes = f"{len(self.measured_classes or ())} of {self.num_seen_classes} classes"
+        return f"{format(self.accuracy_of_measured, form)} ({classes})"
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """
+    A model that the run continues.
+
+    Args:
+        model (`str`): a repository on the Hub, or the name of a folder.
+        revision (`str`, *optional*): of that repository.
+        commit (`str`, *optional*): of that repository, 40 hexadecimal digits.
+        num_steps (`int`): steps up to this one were learned there.
+        dataset (`str`): what they were learned on.
+        method (`str`, *optional*): the method they were learned with; None in results of earlier versions.
+    """
+
+    model: str
+    num_steps: Count
+    dataset: str
+    revision: str | None = None
+    commit: str | None = None
+    method: str | None = None
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """
+    What a method says of itself in a model card.
+
+    Args:
+        title (`str`): its name.
+        sentence (`str`): how a model is trained with it, in Markdown.
+        citation (`str`): BibTeX entries of its papers; may be empty.
+        tags (`tuple[str, ...]`): of the model card, such as `arxiv:2111.11326`.
+        can_continue (`bool`): whether a published model can be taught more classes by this method.
+    """
+
+    title: str
+    sentence: str
+    citation: str = ""
+    tags: tuple[str, ...] = ()
+    can_continue: bool = True
 
 
 @dataclass(frozen=True)
 class RunResults:
     """
-    A run up to its last step in `steps`; `num_steps` is the number of steps the scenario has in all. A run that
-    continues other models has these as `ancestors`, oldest first, and their steps first in `steps`.
+    The results of a run up to the last of `steps`.
+
+    Args:
+        dataset (`str`): what the run learns.
+        num_steps (`int`): steps of the whole scenario.
+        class_order (`tuple[str, ...]`): all classes in the order of learning.
+        seed (`int`): of the run.
+        method (`str`): name of the method.
+        steps (`tuple[StepResults, ...]`): in order. Steps of `ancestors` come first.
+        average_incremental_accuracy, last_accuracy, forgetting, backward_transfer (`float`, *optional*): over the
+            steps so far, see `training.metrics`; None where a term was not measured.
+        average_task_aware_accuracy (`float`, *optional*): only where it was measured after every step.
+        ancestors (`tuple[Ancestor, ...]`): the models that the run continues, oldest first.
+        code_version (`str`, *optional*): version of this project that wrote the results.
+        method_card (`MethodCard`, *optional*): the words of the method for the card.
     """
 
     dataset: str
+    num_steps: Count
+    class_order: tuple[str, ...]
+    seed: Count
     method: str
-    num_steps: int
-    seed: int
-    steps: tuple[StepResults, ...]
-    average_incremental_accuracy: float
-    last_accuracy: float
-    forgetting: float | None
-    backward_transfer: float | None
+    steps: tuple[StepResults, ...] = ()
+    average_incremental_accuracy: Fraction | None = None
+    last_accuracy: Fraction | None = None
+    forgetting: Difference | None = None
+    backward_transfer: Difference | None = None
+    average_task_aware_accuracy: Fraction | None = None
     ancestors: tuple[Ancestor, ...] = ()
+    code_version: str | None = None
+    method_card: MethodCard | None = None
 
     @property
     def last(self) -> StepResults:
@@ -102,101 +194,101 @@ class RunResults:
         """The data sets that were learned, in order, each once."""
         return list(dict.fromkeys([*(ancestor.dataset for ancestor in self.ancestors), self.dataset]))
 
-    def forgetting_after(self, step: int) -> float | None:
+    def to_json_object(self) -> dict[str, Any]:
+        """The content of `results.json`; what the run does not have is left out."""
+        optional = ("average_task_aware_accuracy", "ancestors")
+        content = {name: value for name, value in asdict(self).items() if value or name not in optional}
+        content["steps"] = [_step_to_json(step) for step in content["steps"]]
+        return content
+
+    def write(self, path: Path) -> None:
         """
-        Mean of `max_{l<step} a[l, j] - a[step, j]` over the earlier steps j that were measured; None where none was,
-        as after the first step.
+        Replaces `results.json` as a whole.
+
+        Raises:
+            StepFolderError: a number is one that no run can have measured.
         """
-        *earlier, last = (result.accuracy_per_step for result in self.steps[:step])
-        drops = [
-            max(value for row in earlier[j:] if (value := row[j]) is not None) - now
-            for j, now in enumerate(last[:-1])
-            if now is not None
-        ]
-        return sum(drops) / len(drops) if drops else None
+        content = json.dumps(self.to_json_object(), indent=2, ensure_ascii=False) + "\n"
+        RunResults.from_dict(json.loads(content), path.name)
+        write_aside(path, content)
 
     @classmethod
-    def from_file(cls, path: Path) -> "RunResults":
-        """Reads `results.json`. Raises [`StepFolderError`] if it cannot be read or breaks the schema."""
-        return cls.from_dict(read_json(path), source=f"{path.parent.name}/{path.name}")
+    def read(cls, path: Path) -> "RunResults":
+        """
+        Reads a `results.json` of this version or of an earlier one.
+
+        Raises:
+            StepFolderError: it cannot be read, or breaks the schema.
+        """
+        return cls.from_dict(read_json(path), f"{path.parent.name}/{path.name}")
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any], source: str = "results.json") -> "RunResults":
-        """Checks and types a parsed `results.json`; `source` names it in errors ([`StepFolderError`])."""
-        fields = Fields(raw, source)
-        raw_steps = fields.list_of("steps", dict)
-        if not raw_steps:
-            raise StepFolderError(f"{source}: 'steps' is empty, expected at least one step")
-        results = cls(
-            dataset=fields.text("dataset"),
-            method=fields.text("method"),
-            num_steps=fields.count("num_steps"),
-            seed=fields.count("seed"),
-            steps=tuple(_read_step(Fields(step, f"{source}, step {i}")) for i, step in enumerate(raw_steps, 1)),
-            average_incremental_accuracy=fields.fraction("average_incremental_accuracy"),
-            last_accuracy=fields.fraction("last_accuracy"),
-            forgetting=fields.optional_number("forgetting", -1, 1),
-            backward_transfer=fields.optional_number("backward_transfer", -1, 1),
-            ancestors=tuple(_read_ancestor(each) for each in fields.objects("ancestors", "ancestor")),
-        )
-        _check_run(results, source)
+    def from_dict(cls, raw: Mapping[str, Any], source: str = RESULTS_FILE) -> "RunResults":
+        """
+        Checks and types a parsed `results.json`.
+
+        Args:
+            raw (`Mapping[str, Any]`): the JSON object.
+            source (`str`): names the file in errors.
+
+        Raises:
+            StepFolderError: it breaks the schema.
+        """
+        results = decode(cls, raw if "code_version" in raw else _of_earlier_version(raw), source)
+        _check_steps(results, source)
+        _check_ancestors(results, source)
         return results
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises [`StepFolderError`] if there is none."""
-    name = f"{path.parent.name}/{path.name}"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StepFolderError(f"{name}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise StepFolderError(f"{name}: is not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise StepFolderError(f"{name}: holds a {type(content).__name__}, expected a JSON object")
-    return content
+def _step_to_json(step: dict[str, Any]) -> dict[str, Any]:
+    optional = ("accuracy_of_measured", "measured_classes")
+    return {name: value for name, value in step.items() if value is not None or name not in optional}
 
 
-def _read_step(fields: "Fields") -> StepResults:
-    return StepResults(
-        step=fields.count("step"),
-        classes=tuple(fields.list_of("classes", str)),
-        num_seen_classes=fields.count("num_seen_classes"),
-        accuracy=fields.fraction("accuracy"),
-        accuracy_per_step=tuple(
-            None if value is None else fields.number_in(value, f"accuracy_per_step[{j}]", 0, 1)
-            for j, value in enumerate(fields.list_of("accuracy_per_step", object))
-        ),
-        num_parameters=fields.count("num_parameters"),
-        top5_accuracy=fields.optional_number("top5_accuracy", 0, 1),
-        expected_calibration_error=fields.optional_number("expected_calibration_error", 0, 1),
-        memory_size=None if fields.raw.get("memory_size") is None else fields.count("memory_size"),
-        train_seconds=fields.optional_number("train_seconds", 0, math.inf),
-        calibration=tuple(_read_bin(each) for each in fields.objects("calibration", "bin")),
+def _of_earlier_version(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    The results of a version before `code_version` was recorded, in today's terms: a null in `accuracy_per_step` marks
+    a step that was not measured, though `accuracy` is over the others; forgetting was 0 after the first step.
+    """
+    steps = raw.get("steps")
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        return dict(raw)
+    upgraded = [_step_of_earlier_version(step, steps) for step in steps]
+    content = dict(raw) | {"steps": upgraded}
+    if any(step.get("accuracy") is None for step in upgraded):
+        content["average_incremental_accuracy"] = None
+    if upgraded and upgraded[-1].get("accuracy") is None:
+        content["last_accuracy"] = None
+    if len(upgraded) == 1 or (upgraded and upgraded[-1].get("accuracy") is None):
+        content |= {"forgetting": None, "backward_transfer": None}
+    if upgraded:
+        upgraded[-1] |= {name: content.get(name) for name in ("forgetting", "backward_transfer")}
+    return {"class_order": [name for step in steps for name in step.get("classes", [])]} | content
+
+
+def _step_of_earlier_version(step: Mapping[str, Any], steps: list[Any]) -> dict[str, Any]:
+    content = {"accuracy": None, "top5_accuracy": None, "expected_calibration_error": None} | dict(step)
+    per_step = step.get("accuracy_per_step")
+    if not isinstance(per_step, list) or None not in per_step:
+        return content
+    measured = [other.get("classes", []) for other, value in zip(steps, per_step, strict=False) if value is not None]
+    of_all = ("accuracy", "top5_accuracy", "expected_calibration_error", "old_new_bias", "task_aware_accuracy")
+    return (
+        content
+        | dict.fromkeys((*of_all, "calibration"))
+        | {
+            "accuracy_of_measured": step.get("accuracy"),
+            "measured_classes": [name for names in measured for name in names],
+        }
     )
 
 
-def _read_bin(fields: "Fields") -> ReliabilityBin:
-    return ReliabilityBin(
-        confidence=fields.fraction("confidence"), accuracy=fields.fraction("accuracy"), count=fields.count("count")
-    )
-
-
-def _read_ancestor(fields: "Fields") -> Ancestor:
-    return Ancestor(
-        model=fields.text("model"),
-        num_steps=fields.count("num_steps"),
-        dataset=fields.text("dataset"),
-        revision=fields.optional_text("revision"),
-        commit=fields.optional_text("commit"),
-    )
-
-
-def _check_run(results: RunResults, source: str) -> None:
+def _check_steps(results: RunResults, source: str) -> None:
+    if not results.steps:
+        raise StepFolderError(f"{source}: steps is empty, expected at least one step")
     if len(results.steps) > results.num_steps:
         count = len(results.steps)
         raise StepFolderError(f"{source}: has {count} steps, expected at most num_steps = {results.num_steps}")
-    _check_ancestors(results, source)
     seen = 0
     for position, step in enumerate(results.steps, 1):
         where = f"{source}, step {position}"
@@ -205,13 +297,26 @@ def _check_run(results: RunResults, source: str) -> None:
         _expect(where, "num_seen_classes", step.num_seen_classes, seen)
         _expect(where, "the length of accuracy_per_step", len(step.accuracy_per_step), position)
         if not step.classes:
-            raise StepFolderError(f"{where}: 'classes' is empty, expected the names of the step's new classes")
-        _check_measured(results, step, where)
+            raise StepFolderError(f"{where}: classes is empty, expected the names of the step's new classes")
+        _check_measured(step, where)
         _check_calibration(step, where)
-    accuracies = [step.accuracy for step in results.steps]
-    _expect_close(source, "last_accuracy", results.last_accuracy, accuracies[-1])
-    average = sum(accuracies) / len(accuracies)
-    _expect_close(source, "average_incremental_accuracy", results.average_incremental_accuracy, average)
+
+
+def _check_measured(step: StepResults, where: str) -> None:
+    """Either all classes seen were measured, or it is said which."""
+    if step.accuracy is None and (step.accuracy_of_measured is None or not step.measured_classes):
+        raise StepFolderError(
+            f"{where}: accuracy is None, expected a number in 0..1, or accuracy_of_measured and measured_classes"
+        )
+    if step.accuracy is not None and None in step.accuracy_per_step:
+        raise StepFolderError(f"{where}: accuracy is {step.accuracy}, expected None as accuracy_per_step has a None")
+
+
+def _check_calibration(step: StepResults, where: str) -> None:
+    bins = step.calibration or ()
+    confidences = [held.confidence for held in bins]
+    if confidences != sorted(confidences) or not all(held.count for held in bins):
+        raise StepFolderError(f"{where}: calibration has an empty bin or one out of order, expected rising confidence")
 
 
 def _check_ancestors(results: RunResults, source: str) -> None:
@@ -228,95 +333,6 @@ def _check_ancestors(results: RunResults, source: str) -> None:
         before = ancestor.num_steps
 
 
-def _check_measured(results: RunResults, step: StepResults, where: str) -> None:
-    """Images of a step's classes can only be missing after a change of the data set."""
-    for of, accuracy in enumerate(step.accuracy_per_step, 1):
-        if accuracy is None and not any(of <= each.num_steps < step.step for each in results.ancestors):
-            raise StepFolderError(
-                f"{where}: accuracy_per_step[{of - 1}] is None, expected a number in 0..1, as no ancestor lies between"
-            )
-
-
-def _check_calibration(step: StepResults, where: str) -> None:
-    confidences = [each.confidence for each in step.calibration]
-    if confidences != sorted(confidences) or not all(each.count for each in step.calibration):
-        raise StepFolderError(f"{where}: calibration has an empty bin or one out of order, expected rising confidence")
-    if step.calibration and step.expected_calibration_error is not None:
-        gaps = sum(each.count * abs(each.accuracy - each.confidence) for each in step.calibration)
-        error = gaps / sum(each.count for each in step.calibration)
-        if abs(error - step.expected_calibration_error) > _TOLERANCE:
-            raise StepFolderError(
-                f"{where}: expected_calibration_error is {step.expected_calibration_error:.6g}, but the bins of "
-                f"calibration give {error:.6g}"
-            )
-
-
 def _expect(where: str, name: str, value: int, expected: int) -> None:
     if value != expected:
         raise StepFolderError(f"{where}: {name} is {value}, expected {expected}")
-
-
-def _expect_close(where: str, name: str, value: float, expected: float) -> None:
-    if abs(value - expected) > _TOLERANCE:
-        raise StepFolderError(f"{where}: {name} is {value:.6g}, but the steps' accuracies give {expected:.6g}")
-
-
-@dataclass(frozen=True)
-class Fields:
-    """Typed access to a JSON object; every error names the object, the key and what was expected."""
-
-    raw: Mapping[str, Any]
-    source: str
-
-    def text(self, key: str) -> str:
-        value = self._get(key)
-        if not isinstance(value, str):
-            raise self._error(key, value, "a string")
-        return value
-
-    def truth(self, key: str) -> bool:
-        value = self._get(key)
-        if not isinstance(value, bool):
-            raise self._error(key, value, "true or false")
-        return value
-
-    def optional_text(self, key: str) -> str | None:
-        return None if self.raw.get(key) is None else self.text(key)
-
-    def objects(self, key: str, name: str) -> list["Fields"]:
-        """The objects of an optional list; each is called `name` and its number in errors."""
-        listed = [] if self.raw.get(key) is None else self.list_of(key, dict)
-        return [Fields(each, f"{self.source}, {name} {i}") for i, each in enumerate(listed, 1)]
-
-    def count(self, key: str) -> int:
-        value = self._get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise self._error(key, value, "a whole number, 0 or more")
-        return value
-
-    def fraction(self, key: str) -> float:
-        return self.number_in(self._get(key), key, 0, 1)
-
-    def optional_number(self, key: str, low: float, high: float) -> float | None:
-        value = self.raw.get(key)
-        return None if value is None else self.number_in(value, key, low, high)
-
-    def number_in(self, value: Any, key: str, low: float, high: float) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise self._error(key, value, f"a number in {low}..{high}")
-        return float(value)
-
-    def list_of(self, key: str, kind: type) -> list[Any]:
-        value = self._get(key)
-        if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
-            raise self._error(key, value, f"a list of {_PLURALS[kind]}")
-        return value
-
-    def _get(self, key: str) -> Any:
-        if key not in self.raw:
-            raise StepFolderError(f"{self.source}: '{key}' is missing")
-        return self.raw[key]
-
-    def _error(self, key: str, value: Any, expected: str) -> StepFolderError:
-        shown = repr(value)
-        return StepFolderError(f"{self.source}: {key} is {shown[:60]}{'…' * (len(shown) > 60)}, expected {expected}")

@@ -1,38 +1,50 @@
 """The step folder `OUTPUT_DIR/step{t}/`: what it must hold, and which of its files may be published."""
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hub.run.errors import StepFolderError
-from hub.run.results import RunResults, read_json
-from hub.run.seed_results import OTHER_RUNS_FILE, OtherRun, read_other_runs
+from hub.run.layout import (
+    CARD_FILE,
+    CONFIG_FILE,
+    PROCESSOR_FILE,
+    RECIPE_FILE,
+    RESULTS_FILE,
+    SEEDS_FILE,
+    WEIGHTS_FILE,
+    WEIGHTS_INDEX_FILE,
+    step_name,
+    step_number,
+)
+from hub.run.results import RunResults
+from hub.run.schema import read_json
+from hub.run.seed_results import OtherRun, read_other_runs
 
 
-CARD = "README.md"
 FIGURES = ("figures/accuracy_per_step.png", "figures/accuracy_matrix.png")
 #: Drawn where the run recorded the bins of its calibration error: a folder is complete without it.
 CALIBRATION_FIGURE = "figures/calibration.png"
 
 #: Written by training before the card is made. The weights may also be sharded, see `PUBLISHED_FILES`.
 TRAINED_FILES = (
-    "config.json",
-    "preprocessor_config.json",
+    CONFIG_FILE,
+    PROCESSOR_FILE,
     "configuration_dytox.py",
     "modeling_dytox.py",
-    "results.json",
-    "training_config.yaml",
+    RESULTS_FILE,
+    RECIPE_FILE,
 )
 
 #: Patterns of all that may go up (`*` stays within a folder). A file that matches none, or is hidden, never does.
 PUBLISHED_FILES = (
     *TRAINED_FILES,
-    "model.safetensors",
+    WEIGHTS_FILE,
     "model-*-of-*.safetensors",
-    "model.safetensors.index.json",
-    OTHER_RUNS_FILE,
-    CARD,
+    WEIGHTS_INDEX_FILE,
+    SEEDS_FILE,
+    CARD_FILE,
     "figures/*.png",
 )
 
@@ -40,24 +52,27 @@ PUBLISHED_FILES = (
 @dataclass(frozen=True)
 class StepFolder:
     """
-    A step folder whose files have been read and found consistent. `step` is numbered from 1.
+    A step folder whose files have been read and found consistent.
 
-    `other_runs` are those of the same recipe with other seeds, if some were added.
+    Args:
+        path (`Path`): the folder.
+        results (`RunResults`): of the run up to this step.
+        other_runs (`Sequence[OtherRun]`): those of the same recipe with other seeds, if some were added.
     """
 
     path: Path
     results: RunResults
-    other_runs: tuple[OtherRun, ...] = ()
+    other_runs: Sequence[OtherRun] = ()
 
     @property
     def step(self) -> int:
-        """The step whose model the folder holds."""
+        """The step whose model the folder holds, from 1."""
         return self.results.last.step
 
     @property
     def tag(self) -> str:
         """The name of the revision on the Hub: `step{t}`."""
-        return f"step{self.step}"
+        return step_name(self.step)
 
     @classmethod
     def read(cls, path: str | Path) -> "StepFolder":
@@ -71,8 +86,8 @@ class StepFolder:
         if missing := _missing_files(path):
             raise StepFolderError(f"{path.name} lacks {', '.join(missing)}: it is not a finished step folder")
         _listed_files(path)
-        results = RunResults.from_file(path / "results.json")
-        _check_config(read_json(path / "config.json"), results, f"{path.name}/config.json")
+        results = RunResults.read(path / RESULTS_FILE)
+        _check_config(read_json(path / CONFIG_FILE), results, f"{path.name}/{CONFIG_FILE}")
         return cls(path, results, read_other_runs(path, results.last.step))
 
     def published_files(self) -> dict[str, Path]:
@@ -95,7 +110,7 @@ def list_step_folders(output_dir: str | Path) -> list[StepFolder]:
     output_dir = Path(output_dir)
     if not output_dir.is_dir():
         raise StepFolderError(f"{output_dir} is not a folder, expected the --output_dir of a run")
-    numbered = [(int(match[1]), path) for path in output_dir.iterdir() if (match := _STEP_NAME.fullmatch(path.name))]
+    numbered = [(step, path) for path in output_dir.iterdir() if (step := step_number(path.name)) is not None]
     folders = [StepFolder.read(path) for _, path in sorted(numbered) if is_complete(path)]
     for folder in folders:
         if folder.path.name != folder.tag:
@@ -105,10 +120,7 @@ def list_step_folders(output_dir: str | Path) -> list[StepFolder]:
 
 def is_complete(path: Path) -> bool:
     """Whether every file of a step folder is there, card and figures included."""
-    return not _missing_files(path) and all((path / name).is_file() for name in (CARD, *FIGURES))
-
-
-_STEP_NAME = re.compile(r"step([1-9][0-9]*)")
+    return not _missing_files(path) and all((path / name).is_file() for name in (CARD_FILE, *FIGURES))
 
 
 def _listed_files(folder: Path) -> dict[str, Path]:
@@ -126,28 +138,23 @@ def _listed_files(folder: Path) -> dict[str, Path]:
 
 def _missing_files(path: Path) -> list[str]:
     missing = [name for name in TRAINED_FILES if not (path / name).is_file()]
-    return missing if _has_weights(path) else [*missing, "model.safetensors"]
+    return missing if _has_weights(path) else [*missing, WEIGHTS_FILE]
 
 
 def _has_weights(path: Path) -> bool:
-    index = path / "model.safetensors.index.json"
+    index = path / WEIGHTS_INDEX_FILE
     if not index.is_file():
-        return (path / "model.safetensors").is_file()
+        return (path / WEIGHTS_FILE).is_file()
     shards = read_json(index).get("weight_map", {}).values()
     return bool(shards) and all((path / shard).is_file() for shard in shards)
 
 
 def _check_config(config: dict[str, Any], results: RunResults, source: str) -> None:
-    """
-    Every step has a class range, and a task token unless `token_expansion` is off; only a joint model may know several
-    steps by one of each.
-    """
+    """Every step has a class range of its own, and a task token of its own unless `token_expansion` is off."""
     id2label = config.get("id2label") or {}
     # A model of one step need not say so.
     ranges = [tuple(pair) for pair in config.get("class_ranges") or [(0, len(id2label))]]
     expected = _class_ranges(results)
-    if results.method == "joint" and len(ranges) == 1:
-        expected = [(0, results.last.num_seen_classes)]
     if ranges != expected:
         raise StepFolderError(f"{source}: class_ranges is {_brief(ranges)}, but results.json gives {_brief(expected)}")
     num_tokens, rule = len(ranges), "one a class range"

@@ -4,9 +4,6 @@ import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath, PureWindowsPath
 
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
-
 
 # Needed inside words and emoji of many scripts; unlike the other invisible characters they reorder and hide nothing.
 _JOINERS = "\u200c\u200d"
@@ -61,9 +58,10 @@ def without_local_path(text: str) -> str:
 
 
 def is_repo_id(text: str) -> bool:
-    """Whether `text` has the form `namespace/name` of an id on the Hub."""
-    try:
-        validate_repo_id(text)
-    except HFValidationError:
-        return False
-    return "/" in text
+    """
+    Whether `text` has the form `namespace/name` of a repository on the Hub: two parts of at most 96 letters, digits,
+    `-`, `_` and `.`, neither beginning or ending with `-` or `.`; no `--` or `..`, no `.git` at the end.
+    """
+    part = r"(?=\w)[\w.-]{1,96}(?<=\w)"
+    has_form = re.fullmatch(f"{part}/{part}", text, re.ASCII)
+    return has_form is not None and re.search(r"--|\.\.|\.git$", text) is None

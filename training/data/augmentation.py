@@ -13,7 +13,7 @@ from transformers import ViTImageProcessor
 
 from hub.run.errors import InputError
 from modeling_dytox.image_processing import SMALLEST_CROPPED, shorter_side
-from training.arguments import MethodArguments, OptimizationArguments
+from training.arguments import OptimizationArguments
 
 
 # Zero padding on each side of a crop, as a fraction of the image: the 4 of CIFAR's 32 pixels.
@@ -100,16 +100,16 @@ class Normalizer:
         return (pixels.float() / 255 - self.mean) / self.std
 
 
-def make_mixup(method: MethodArguments, num_classes: int) -> Mixup | None:
+def make_mixup(alpha: float, label_smoothing: float, num_classes: int) -> Mixup | None:
     """
     MixUp of DyTox+ (https://arxiv.org/abs/1710.09412): one ratio a batch, images and smoothed targets mixed with the
     batch in reverse order. None when it is switched off.
+
+    Args:
+        alpha (`float`): parameter of the Beta distribution of the ratio; 0 switches it off.
+        label_smoothing (`float`): of the targets, in [0, 1).
+        num_classes (`int`): classes seen so far.
     """
-    if method.mixup_alpha == 0:
+    if alpha == 0:
         return None
-    return Mixup(
-        mixup_alpha=method.mixup_alpha,
-        cutmix_alpha=0.0,
-        label_smoothing=method.mixup_label_smoothing,
-        num_classes=num_classes,
-    )
+    return Mixup(mixup_alpha=alpha, cutmix_alpha=0.0, label_smoothing=label_smoothing, num_classes=num_classes)

@@ -1,5 +1,6 @@
 """The rehearsal memory: a bounded set of old images, herded once, one for the whole run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from datasets.table import embed_table_storage
 
-from hub.run.errors import InputError, one_line
+from hub.run.atomic import replaced
+from hub.run.errors import InputError, first_line, one_line
 from training.data.examples import Examples, concatenate
 from training.data.herding import herd
 from training.data.scenario import Step
@@ -104,12 +106,11 @@ class RehearsalMemory:
         dataset = dataset.add_column("source_index", self.examples.source_indices.tolist()).cast(
             features, keep_in_memory=True
         )
-        partial = path.with_name(f".{path.name}.partial")
         path.parent.mkdir(parents=True, exist_ok=True)
         # Images known by their path alone are read in: the file must stand on its own.
         table = _without_paths(embed_table_storage(dataset.data.table))
-        pq.write_table(table, partial, write_page_checksum=True)
-        partial.replace(path)
+        with replaced(path) as partial:
+            pq.write_table(table, partial, write_page_checksum=True)
 
     def load(self, path: Path) -> None:
         """
@@ -133,7 +134,7 @@ class RehearsalMemory:
 
 
 def _without_paths(table: pa.Table) -> pa.Table:
-    """The table without the names of the files that its images came from, which are nobody's business."""
+    """The table without the names of the files that its images came from, which may leak private paths."""
     position = table.schema.get_field_index("image")
     field = table.schema.field(position)
     chunks = [
@@ -161,3 +162,32 @@ def make_memory(size: int, num_classes: int, fixed: bool) -> RehearsalMemory:
             "exemplar a class, or choose a --method without memory."
         )
     return RehearsalMemory(size, num_classes if fixed else None)
+
+
+def check_memory(path: Path, class_names: Sequence[str]) -> None:
+    """
+    Makes sure that a rehearsal memory holds exemplars of each of these classes, under these label ids.
+
+    Raises:
+        InputError: it does not, or cannot be read.
+    """
+    advice = "give the memory of the step that is continued, see --memory_name_or_path."
+    try:
+        columns = pq.read_table(path, columns=["label", "class_name", "step", "source_index"]).to_pydict()
+        pq.read_schema(path).field("image")
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"The rehearsal memory {path.name} cannot be read ({first_line(error)}): {advice}") from error
+    if any(value is None for column in columns.values() for value in column):
+        raise InputError(f"The rehearsal memory {path.name} lacks values in some rows: {advice}")
+    named = dict(zip(columns["label"], columns["class_name"], strict=True))
+    if sorted(named) != list(range(len(class_names))):
+        raise InputError(
+            f"The rehearsal memory {path.name} is of another step or model: it has exemplars of {len(named)} classes, "
+            f"the model knows {len(class_names)}; {advice}"
+        )
+    for label, name in sorted(named.items()):
+        if name != class_names[label]:
+            raise InputError(
+                f"The rehearsal memory {path.name} is of another model: its label {label} is {name!r}, that of the "
+                f"model {class_names[label]!r}; {advice}"
+            )

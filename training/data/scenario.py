@@ -1,21 +1,16 @@
 """The scenario: a data set cut into steps of new classes, in a chosen order."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import yaml
 
-from hub.run.errors import InputError, one_line
+from hub.run.errors import InputError
 from training.arguments import DataArguments
+from training.data.class_order import resolve_class_order
 from training.data.examples import Examples, concatenate
 from training.data.splits import LabelledSplits
-
-
-BUNDLED_ORDERS = Path(__file__).parents[1] / "class_orders"
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class KnownClasses:
+class LearnedClasses:
     """
     The classes that a run starts from.
 
@@ -72,13 +67,13 @@ class Scenario:
         steps (`list[Step]`): the steps in order.
         train (`Examples`): training images of all steps.
         test (`Examples`): test images of all steps, and those that there are of classes known before.
-        known (`KnownClasses`): what a continued model had learned before these steps.
+        known (`LearnedClasses`): what a continued model had learned before these steps.
     """
 
     steps: list[Step]
     train: Examples
     test: Examples
-    known: KnownClasses
+    known: LearnedClasses
 
     @property
     def class_names(self) -> list[str]:
@@ -90,6 +85,10 @@ class Scenario:
         """Steps after which all classes are learned, those of a continued model included."""
         return self.steps[-1].number
 
+    def steps_after(self, number: int) -> list[Step]:
+        """The steps that follow step `number`; all for 0."""
+        return [step for step in self.steps if step.number > number]
+
     def seen_train(self, step: Step) -> Examples:
         """Training images of all classes seen up to `step`."""
         return self.train.of_classes(0, step.num_seen_classes)
@@ -99,7 +98,7 @@ class Scenario:
         return self.test.of_classes(0, step.num_seen_classes)
 
 
-def make_scenario(splits: LabelledSplits, arguments: DataArguments, known: KnownClasses | None = None) -> Scenario:
+def make_scenario(splits: LabelledSplits, arguments: DataArguments, known: LearnedClasses | None = None) -> Scenario:
     """
     Cuts a data set into steps, after those of `known`.
 
@@ -108,7 +107,7 @@ def make_scenario(splits: LabelledSplits, arguments: DataArguments, known: Known
             class has no image to learn from or to test on; classes are known already and that is not allowed for, or
             no others are left.
     """
-    known = known or KnownClasses()
+    known = known or LearnedClasses()
     names = splits.class_names
     order = resolve_class_order(arguments.class_order, names, arguments.num_classes)
     order = _only_new(order, names, known)
@@ -130,7 +129,7 @@ def make_scenario(splits: LabelledSplits, arguments: DataArguments, known: Known
     return Scenario(steps, concatenate([train, merged]), test, known)
 
 
-def _only_new(order: list[int], names: Sequence[str], known: KnownClasses) -> list[int]:
+def _only_new(order: list[int], names: Sequence[str], known: LearnedClasses) -> list[int]:
     """The label ids of `order` whose classes are not known yet."""
     repeated = [names[label] for label in order if names[label] in known.names]
     if repeated and known.policy == "refuse":
@@ -144,7 +143,7 @@ def _only_new(order: list[int], names: Sequence[str], known: KnownClasses) -> li
     return [label for label in order if names[label] not in known.names]
 
 
-def _known_ids(names: Sequence[str], known: KnownClasses) -> dict[int, int]:
+def _known_ids(names: Sequence[str], known: LearnedClasses) -> dict[int, int]:
     """The label id in the model of each label id of the data set that stands for a known class to test or to merge."""
     if known.policy == "refuse":
         return {}
@@ -172,33 +171,6 @@ def class_ranges(num_classes: int, initial_classes: int | None, classes_per_step
         )
     stops = range(first, num_classes + 1, per_step)
     return [(0, first), *((stop - per_step, stop) for stop in stops[1:])]
-
-
-def resolve_class_order(order: Sequence[str] | None, class_names: Sequence[str], num_classes: int | None) -> list[int]:
-    """
-    The label ids of the data set in the order of learning.
-
-    Args:
-        order (`Sequence[str]`, *optional*): names or label ids; or one entry: a file, a bundled order, `seed:N`.
-        class_names (`Sequence[str]`): name of each label id.
-        num_classes (`int`, *optional*): only the first so many classes of the order.
-
-    Raises:
-        InputError: a class is unknown, named twice or missing, or there are fewer classes than `num_classes`.
-    """
-    if num_classes is not None and num_classes > len(class_names):
-        raise InputError(f"--num_classes {num_classes} is more than the {len(class_names)} classes of the data set.")
-    entries = list(order) if order is not None else None
-    if entries is None:
-        labels = list(range(len(class_names)))
-    elif len(entries) == 1 and entries[0].startswith("seed:"):
-        labels = _random_order(entries[0], len(class_names))
-    else:
-        if len(entries) == 1 and len(class_names) > 1:
-            entries = _read_order_file(entries[0])
-        labels = [_label_of(entry, class_names) for entry in entries]
-    _check_order(labels, class_names, num_classes)
-    return labels[:num_classes]
 
 
 def select_by_name(
@@ -238,65 +210,6 @@ def select_by_name(
         )
     label_ids = {names.index(name): position for position, name in enumerate(class_names) if name not in lacking}
     return _relabel(examples, label_ids, limit)
-
-
-def _random_order(entry: str, num_classes: int) -> list[int]:
-    seed = entry.removeprefix("seed:")
-    if not seed.isdecimal() or int(seed) >= 2**32:
-        raise InputError(f"--class_order {entry} needs a whole number below 2**32 after 'seed:', e.g. seed:1993.")
-    # The legacy generator is the one that the field's published orders (seed 1993) were drawn with.
-    return np.random.RandomState(int(seed)).permutation(num_classes).tolist()
-
-
-def _read_order_file(name: str) -> list[str]:
-    path = Path(name)
-    if not path.is_file():
-        path = BUNDLED_ORDERS / f"{name}.txt"
-    if not path.is_file():
-        bundled = ", ".join(sorted(file.stem for file in BUNDLED_ORDERS.glob("*.txt")))
-        raise InputError(
-            f"--class_order {name} is no file: give a file, all class names, 'seed:1993' or one of {bundled}."
-        )
-    try:
-        entries = _parse_order(path.read_text(encoding="utf-8"), path.suffix)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(
-            f"--class_order {name} cannot be read ({one_line(error)}): give one class a line, or a JSON or YAML list."
-        ) from error
-    if not isinstance(entries, list):
-        raise InputError(f"--class_order {name} holds {type(entries).__name__}: expected a list of classes.")
-    return [str(entry) for entry in entries]
-
-
-def _parse_order(text: str, suffix: str) -> Any:
-    if suffix == ".json":
-        return json.loads(text)
-    if suffix in (".yaml", ".yml"):
-        return yaml.safe_load(text)
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-
-
-def _label_of(entry: str, class_names: Sequence[str]) -> int:
-    if entry in class_names:
-        return list(class_names).index(entry)
-    if entry.isdecimal() and int(entry) < len(class_names):
-        return int(entry)
-    raise InputError(
-        f"--class_order names {entry!r}, which is neither a class of the data set nor a label id below "
-        f"{len(class_names)}."
-    )
-
-
-def _check_order(labels: list[int], class_names: Sequence[str], num_classes: int | None) -> None:
-    repeated = sorted({label for label in labels if labels.count(label) > 1})
-    if repeated:
-        raise InputError(f"--class_order names {class_names[repeated[0]]!r} more than once: name each class once.")
-    missing = [name for label, name in enumerate(class_names) if label not in set(labels)]
-    if missing and (num_classes is None or len(labels) < num_classes):
-        raise InputError(
-            f"--class_order misses {len(missing)} of {len(class_names)} classes, {missing[0]!r} first: name each "
-            "class once, or take the first N with --num_classes N."
-        )
 
 
 def _relabel(examples: Examples, label_ids: Mapping[int, int], limit: int | None) -> Examples:

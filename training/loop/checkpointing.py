@@ -1,9 +1,10 @@
 """
-The state of a run at its last epoch boundaries, from which it goes on after it broke off.
+The state of a run at its last epoch boundaries, from which it resumes.
 
-A state holds what training changes: model, auxiliary modules, optimizer, loss scale. What follows from the recipe is
-not in it: the learning rate follows from the epoch, and every random draw from the seed, step, phase and epoch (see
-[`training.seeding`]), so there are no random streams to save. Teacher and memory come from the folders of the run.
+A state holds what training changes: the config of the model, model, auxiliary modules, optimizer, loss scale. What
+follows from the recipe is not in it: the learning rate follows from the epoch, and every random draw from the seed,
+step, phase and epoch (see [`training.seeding`]), so there are no random streams to save. Teacher and memory come from
+the folders of the run.
 """
 
 import hashlib
@@ -21,8 +22,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from hub.run.atomic import disk_errors_named, write_aside
+from hub.run.atomic import write_aside
 from hub.run.errors import InputError, one_line
+from training.loop.disk import disk_errors_named
 
 
 logger = logging.get_logger(__name__)
@@ -57,6 +59,7 @@ class TrainingState:
         train_seconds (`float`): time spent on the step so far.
         num_log_records (`int`): records of `log.jsonl` so far.
         loss_scale (`dict[str, Any]`, *optional*): state of the loss scale of float16.
+        config (`dict[str, Any]`): of the model: its shape may change within a step.
         tensors (`dict[str, Tensor]`): model, auxiliary modules and optimizer, see [`tensors_of`].
     """
 
@@ -64,10 +67,18 @@ class TrainingState:
     train_seconds: float
     num_log_records: int
     loss_scale: dict[str, Any] | None
+    config: dict[str, Any]
     tensors: dict[str, Tensor]
 
+    @property
+    def model_tensors(self) -> dict[str, Tensor]:
+        """The weights of the model, by name."""
+        return {name.removeprefix(_MODEL): tensor for name, tensor in self.tensors.items() if name.startswith(_MODEL)}
 
-FIELDS = ("position", "train_seconds", "num_log_records", "loss_scale")
+
+# Where [`tensors_of`] puts the weights of the model.
+_MODEL = "learner.model."
+FIELDS = ("position", "train_seconds", "num_log_records", "loss_scale", "config")
 
 
 class Checkpoints:
@@ -105,7 +116,7 @@ class Checkpoints:
             try:
                 yield _from_file(path)
             except InputError as error:
-                logger.warning(f"{error} The run goes back to the state before it.")
+                logger.warning(f"{error} The run resumes from before it.")
 
     def clear(self) -> None:
         """Deletes all states: the step they belong to is complete."""
@@ -161,14 +172,16 @@ def _from_file(path: Path) -> TrainingState:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            # Copies: tensors of a mapped file lie at odd addresses, where sums round otherwise than in the run before.
+            # Clone: memory-mapped tensors are misaligned, which changes rounding.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
         fields = json.loads(metadata["state"])
         if metadata["digest"] != _digest(metadata["state"], tensors):
             raise ValueError("its content does not fit its digest")
         return TrainingState(**fields | {"position": Position(*fields["position"]), "tensors": tensors})
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"The state {path} is damaged ({one_line(error)}).") from error
+        raise InputError(
+            f"The state {path} is damaged, or of another version of this project ({one_line(error)})."
+        ) from error
 
 
 def _digest(content: str, tensors: Mapping[str, Tensor]) -> str:

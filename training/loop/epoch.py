@@ -21,7 +21,7 @@ class EpochTrainer:
 
     Args:
         accelerator (`Accelerator`): processes, device and precision.
-        learner (`nn.Module`): the [`Learner`] as the accelerator prepared it.
+        learner (`nn.Module`): the [`LossModule`] as the accelerator prepared it.
         optimizer (`torch.optim.Optimizer`): as the accelerator prepared it.
         normalize (`Normalizer`): makes pixels the input of the model.
         num_classes (`int`): classes seen so far.

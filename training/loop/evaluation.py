@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,8 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import ViTImageProcessor
 
+from hub.run import results
+from hub.run.results import StepResults
 from modeling_dytox import DyToxForImageClassification
 from training.data.examples import Examples
 from training.data.loading import Prepare, Processed, evaluation_batches
@@ -27,21 +30,54 @@ from training.metrics.calibration import ReliabilityBin
 @dataclass(frozen=True)
 class Evaluation:
     """
-    Accuracies of one model, as in [`StepResults`]; fractions in 0..1.
+    Accuracies of one model; names and meaning as in [`hub.run.results.StepResults`], fractions in 0..1.
 
-    A step without test images has None in the lists. `old_new_bias` is None after step 1, when there are no old
-    classes. The task-aware accuracies are None where they were not asked for. `calibration` are the bins that give the
-    expected calibration error.
+    Args:
+        accuracy, top5_accuracy, expected_calibration_error, old_new_bias, task_aware_accuracy (`float`, *optional*):
+            None unless every class has test images. `old_new_bias` is None after step 1 as well, when there are no
+            old classes, and the task-aware accuracies where they were not asked for.
+        accuracy_per_step, task_aware_accuracy_per_step (`list[float | None]`): None for a step without test images.
+        calibration (`list[ReliabilityBin]`, *optional*): the bins that give the expected calibration error.
+        accuracy_of_measured (`float`, *optional*): accuracy on the test images that there are, where `accuracy` is
+            None.
+        measured_labels (`list[int]`, *optional*): label ids of the classes that these images are of.
     """
 
-    accuracy: float
-    top5_accuracy: float
+    accuracy: float | None
+    top5_accuracy: float | None
     accuracy_per_step: list[float | None]
-    expected_calibration_error: float
+    expected_calibration_error: float | None
     old_new_bias: float | None
     task_aware_accuracy: float | None = None
     task_aware_accuracy_per_step: list[float | None] | None = None
     calibration: list[ReliabilityBin] | None = None
+    accuracy_of_measured: float | None = None
+    measured_labels: list[int] | None = None
+
+    def step_results(self, class_names: Sequence[str], **fields: Any) -> StepResults:
+        """
+        The evaluation as an entry of `results.json`.
+
+        Args:
+            class_names (`Sequence[str]`): all classes seen, by label id.
+            **fields: the other fields of [`hub.run.results.StepResults`].
+        """
+        named = None if self.measured_labels is None else tuple(class_names[label] for label in self.measured_labels)
+        bins = None if self.calibration is None else tuple(results.ReliabilityBin(**held) for held in self.calibration)
+        per_step = self.task_aware_accuracy_per_step
+        return StepResults(
+            accuracy=self.accuracy,
+            top5_accuracy=self.top5_accuracy,
+            accuracy_per_step=tuple(self.accuracy_per_step),
+            expected_calibration_error=self.expected_calibration_error,
+            old_new_bias=self.old_new_bias,
+            task_aware_accuracy=self.task_aware_accuracy,
+            task_aware_accuracy_per_step=None if per_step is None else tuple(per_step),
+            calibration=bins,
+            accuracy_of_measured=self.accuracy_of_measured,
+            measured_classes=named,
+            **fields,
+        )
 
 
 class Evaluator:
@@ -87,7 +123,7 @@ class Evaluator:
         embed: Callable[[DyToxForImageClassification, Tensor], Tensor],
         prepare: Prepare,
     ) -> np.ndarray:
-        """`(n, d)` what `embed` makes of each image that `prepare` made ready, in the order of the examples."""
+        """Embeddings `(n, d)` of the examples, in order; `prepare` turns images into pixel values."""
         return self._run(model, examples, lambda pixel_values: embed(model, pixel_values), prepare)
 
     @torch.no_grad()
@@ -141,23 +177,30 @@ def summarize(
     _check_finite(logits)
     predictions = logits.argmax(axis=1)
     correct = predictions == labels
+    measured = Evaluation(
+        accuracy=None,
+        top5_accuracy=None,
+        accuracy_per_step=_mean_per_step(correct, labels, class_ranges),
+        expected_calibration_error=None,
+        old_new_bias=None,
+    )
+    if task_aware:
+        task_aware_correct = task_aware_predictions(logits, labels, class_ranges) == labels
+        per_step = _mean_per_step(task_aware_correct, labels, class_ranges)
+        measured = replace(measured, task_aware_accuracy_per_step=per_step)
+    measured_labels = np.unique(labels).tolist()
+    if len(measured_labels) < class_ranges[-1][1]:
+        return replace(measured, accuracy_of_measured=float(correct.mean()), measured_labels=measured_labels)
     confidences = sigmoid_confidences(logits)
     num_old_classes = class_ranges[-1][0]
-    measured = Evaluation(
-        accuracy=float(correct.mean()),
-        top5_accuracy=top_k_accuracy(logits, labels, k=5),
-        accuracy_per_step=_mean_per_step(correct, labels, class_ranges),
-        expected_calibration_error=expected_calibration_error(confidences, correct),
-        old_new_bias=old_new_bias(predictions, labels, num_old_classes).old_new_bias if num_old_classes else None,
-        calibration=reliability_bins(confidences, correct),
-    )
-    if not task_aware:
-        return measured
-    correct = task_aware_predictions(logits, labels, class_ranges) == labels
     return replace(
         measured,
-        task_aware_accuracy=float(correct.mean()),
-        task_aware_accuracy_per_step=_mean_per_step(correct, labels, class_ranges),
+        accuracy=float(correct.mean()),
+        top5_accuracy=top_k_accuracy(logits, labels, k=5),
+        expected_calibration_error=expected_calibration_error(confidences, correct),
+        old_new_bias=old_new_bias(predictions, labels, num_old_classes).old_new_bias if num_old_classes else None,
+        task_aware_accuracy=float(task_aware_correct.mean()) if task_aware else None,
+        calibration=reliability_bins(confidences, correct),
     )
 
 

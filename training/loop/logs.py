@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from hub.run.atomic import disk_errors_named, write_aside
-from modeling_dytox import DyToxForImageClassification
+from hub.run.atomic import write_aside
+from hub.run.layout import LOG_FILE
+from training.loop.disk import disk_errors_named
 
 
 def progress_bar(accelerator: Accelerator, items: Iterable[Any] | None = None, **options: Any) -> tqdm:
@@ -31,7 +31,7 @@ class RunLog:
 
     def __init__(self, accelerator: Accelerator, output_dir: Path) -> None:
         self.accelerator = accelerator
-        self.path = output_dir / "log.jsonl"
+        self.path = output_dir / LOG_FILE
         self.num_records = 0
 
     def resume_after_step(self, step: int) -> None:
@@ -86,25 +86,17 @@ def _numbers(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 class Stopwatch:
-    """The time that a step takes, over all the times it was started."""
+    """
+    The time that a step takes, over all the times it was resumed.
 
-    def __init__(self) -> None:
-        self.start()
+    Args:
+        already (`float`): seconds spent before.
+    """
 
-    def start(self, already: float = 0.0) -> None:
-        """Counts from now, on top of the seconds `already` spent."""
+    def __init__(self, already: float = 0.0) -> None:
         self.started = time.perf_counter() - already
 
     @property
     def seconds(self) -> float:
         """Seconds spent so far."""
         return time.perf_counter() - self.started
-
-
-def token_distances(model: DyToxForImageClassification) -> dict[str, float]:
-    """Mean, smallest and largest Euclidean distance between two task tokens; nothing while there is only one."""
-    distances = torch.pdist(torch.cat([token.detach().float() for token in model.dytox.task_tokens]))
-    if not len(distances):
-        return {}
-    measured = {"mean": distances.mean(), "min": distances.min(), "max": distances.max()}
-    return {f"token_distance/{name}": value.item() for name, value in measured.items()}

@@ -1,5 +1,6 @@
 """The training loop: runs the phases that a method asks for, on any number of processes."""
 
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -14,7 +15,6 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import ViTImageProcessor
 
-from hub.run.errors import InputError
 from modeling_dytox import DyToxForImageClassification
 from training.arguments import Arguments
 from training.data.augmentation import Normalizer, make_mixup, make_train_transform
@@ -27,14 +27,13 @@ from training.loop.epoch import EpochTrainer
 from training.loop.logs import RunLog, Stopwatch, progress_bar
 from training.loop.processes import on_main_process
 from training.loop.sam import SharpnessAwareMinimization
-from training.methods import Learner, Method, Phase
+from training.methods import LossModule, Method, Phase
 from training.seeding import seed_everything
 
 
 class PhaseTrainer:
     """
-    Trains phases. One object serves a run; from phase to phase it keeps the time that the step takes, and the state to
-    go on from until the phase that it belongs to.
+    Trains phases: one object serves a run and keeps nothing from phase to phase.
 
     Args:
         accelerator (`Accelerator`): processes, device and precision.
@@ -57,60 +56,61 @@ class PhaseTrainer:
         num_steps: int,
     ) -> None:
         self.accelerator = accelerator
-        self.checkpoints = checkpoints
-        self.num_steps = num_steps
-        self.stopwatch = Stopwatch()
-        self.state: TrainingState | None = None
         self.options = arguments.optimization
-        self.method_options = arguments.method
         self.method = method
         self.log = log
+        self.checkpoints = checkpoints
+        self.num_steps = num_steps
+        self.global_batch_size = arguments.global_batch_size(accelerator.num_processes)
         self.transform = make_train_transform(self.options, arguments.model.image_size)
         self.normalize = Normalizer(processor, accelerator.device)
         self.compiles = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
         self.initial_loss_scale = None if accelerator.scaler is None else accelerator.scaler.state_dict()
 
-    @property
-    def global_batch_size(self) -> int:
-        """Images of an optimizer step, over all processes and accumulation rounds."""
-        options = self.options
-        per_process = options.per_device_train_batch_size * options.gradient_accumulation_steps
-        return per_process * self.accelerator.num_processes
-
-    def start_step(self) -> None:
-        """Prepares for the phases of a step, of which those before the state to go on from were learned already."""
-        self.stopwatch.start(self.state.train_seconds if self.state else 0.0)
-
-    def train(self, model: DyToxForImageClassification, step: Step, phase: Phase, examples: Examples) -> None:
+    def train(
+        self,
+        model: DyToxForImageClassification,
+        step: Step,
+        phase: Phase,
+        examples: Examples,
+        stopwatch: Stopwatch,
+        state: TrainingState | None = None,
+    ) -> None:
         """
-        Trains `model` in place through one phase, or through what the state to go on from leaves of it.
+        Trains `model` in place through one phase, or through what is left of it.
+
+        Args:
+            model (`DyToxForImageClassification`): knows the classes of the step.
+            step (`Step`): what is learned.
+            phase (`Phase`): one of the step.
+            examples (`Examples`): the images to learn from.
+            stopwatch (`Stopwatch`): the time that the step takes.
+            state (`TrainingState`, *optional*): a state within this phase to resume from.
 
         Raises:
             FloatingPointError: the loss is not finite.
             InputError: the state after an epoch cannot be saved.
         """
-        start = self._start(step, phase)
-        if start is None:
-            return
+        start = state.position if state else self._beginning(step, phase)
         seed_everything(self.options.seed, step.number, phase.name)
         freeze(model, phase.frozen)
-        learner = Learner(self.method, model, step, phase)
+        learner = LossModule(self.method, model, step, phase)
         optimizer = make_optimizer(learner, self.options.weight_decay, self.learning_rate(phase))
         schedule = self._schedule(optimizer, phase)
         if self.compiles:
-            # Code compiled for the model as it was is of no use, and torch gives up on what it compiles too often.
+            # The model has grown: drop its old graphs before dynamo reaches its recompile limit.
             torch.compiler.reset()
         prepared, optimizer = self.accelerator.prepare(learner, optimizer)
-        self._restore(learner, optimizer)
+        self._restore(state, learner, optimizer)
         trainer = self._epoch_trainer(prepared, optimizer, step, phase)
         loader = self._loader(examples, phase, even=trainer.mixup is not None)
         progress = self._progress(phase, start.epoch, loader.batches)
-        draws = (self.options.seed, step.number, phase.name)
+        seed = (self.options.seed, step.number, phase.name)
         epochs = range(start.epoch, phase.epochs)
-        for epoch, batches in zip(epochs, loader.epochs(epochs, *draws), strict=True):
+        for epoch, batches in zip(epochs, loader.epochs(epochs, *seed), strict=True):
             name = f"step {step.number}/{self.num_steps}, {phase.name}, epoch {epoch + 1}/{phase.epochs}"
             progress.set_description(name, refresh=False)
-            seed_everything(*draws, epoch, process_index=self.accelerator.process_index)
+            seed_everything(*seed, epoch, process_index=self.accelerator.process_index)
             if schedule is not None:
                 schedule.step(max(epoch - 1, 0) if self.options.lagging_schedule else epoch)
             train_mode_except_frozen(prepared)
@@ -118,37 +118,35 @@ class PhaseTrainer:
             losses = trainer.train(batches, progress)
             rate = optimizer.param_groups[0]["lr"]
             self._report(losses, step, phase, epoch, rate, loader.batches.num_drawn, started)
-            self._save(start._replace(epoch=epoch + 1), learner, optimizer)
+            self._save(start._replace(epoch=epoch + 1), stopwatch, learner, optimizer)
         progress.close()
         # The accelerator would otherwise keep the learner and its optimizer for the rest of the run.
         self.accelerator.free_memory()
         model.requires_grad_(True)
 
-    def _start(self, step: Step, phase: Phase) -> Position | None:
-        """Where to begin with the phase; None if it was learned before the state to go on from."""
+    def _beginning(self, step: Step, phase: Phase) -> Position:
         names = [each.name for each in self.method.phases(step)]
-        begin = Position(step.number, names.index(phase.name), 0)
-        if self.state is None:
-            return begin
-        return self.state.position if self.state.position.phase == begin.phase else None
+        return Position(step.number, names.index(phase.name), 0)
 
-    def _restore(self, learner: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Takes up the state to go on from, if there is one; else starts with a fresh loss scale, as it would have."""
-        state, self.state = self.state, None
+    def _restore(self, state: TrainingState | None, learner: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Loads the state to resume from; without one it starts with a fresh loss scale, as the run did."""
         if state is not None:
             load_tensors(state.tensors, learner, optimizer)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.loss_scale if state else self.initial_loss_scale)
 
-    def _save(self, position: Position, learner: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def _save(
+        self, position: Position, stopwatch: Stopwatch, learner: LossModule, optimizer: torch.optim.Optimizer
+    ) -> None:
         def save() -> None:
             scaler = self.accelerator.scaler
             self.checkpoints.save(
                 TrainingState(
                     position,
-                    self.stopwatch.seconds,
+                    stopwatch.seconds,
                     self.log.num_records,
                     None if scaler is None else scaler.state_dict(),
+                    json.loads(learner.model.config.to_json_string(use_diff=False)),
                     tensors_of(learner, optimizer),
                 )
             )
@@ -174,11 +172,11 @@ class PhaseTrainer:
     def _epoch_trainer(
         self, learner: nn.Module, optimizer: torch.optim.Optimizer, step: Step, phase: Phase
     ) -> EpochTrainer:
-        mixup = make_mixup(self.method_options, step.num_seen_classes)
+        mixup = make_mixup(phase.mixup_alpha, phase.mixup_label_smoothing, step.num_seen_classes)
         sharpness = None
-        if phase.sharpness_radius > 0:
+        if phase.sam_rho > 0:
             trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-            sharpness = SharpnessAwareMinimization(trained, phase.sharpness_radius, self.method_options.sam_adaptive)
+            sharpness = SharpnessAwareMinimization(trained, phase.sam_rho, phase.sam_adaptive)
         return EpochTrainer(
             self.accelerator, learner, optimizer, self.normalize, step.num_seen_classes, mixup, sharpness
         )
@@ -232,7 +230,7 @@ class PhaseTrainer:
         )
 
 
-def make_optimizer(learner: Learner, weight_decay: float, learning_rate: float) -> torch.optim.AdamW:
+def make_optimizer(learner: LossModule, weight_decay: float, learning_rate: float) -> torch.optim.AdamW:
     """AdamW on the parameters that train; biases, norms and gates do not decay."""
     return torch.optim.AdamW(param_groups_weight_decay(learner, weight_decay), lr=learning_rate, fused=True)
 
@@ -242,12 +240,12 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     Lets every parameter train except those whose name matches one of `patterns`.
 
     Raises:
-        InputError: nothing is left to train.
+        ValueError: nothing is left to train.
     """
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not any(fnmatchcase(name, pattern) for pattern in patterns))
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise InputError(f"The patterns {', '.join(patterns)} freeze every parameter: nothing is left to train.")
+        raise ValueError(f"The patterns {', '.join(patterns)} freeze every parameter: a phase needs some to train.")
 
 
 def train_mode_except_frozen(module: nn.Module) -> None:

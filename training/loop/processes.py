@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broadcast_object_list, gather_object
 
 from hub.run.errors import InputError
+from hub.run.layout import TRACKER_FOLDER
 from training.arguments import Arguments
-from training.run.run_folder import TRACKER_FOLDER
 
 
 def make_accelerator(arguments: Arguments) -> Accelerator:

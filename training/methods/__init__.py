@@ -2,7 +2,7 @@
 
 from hub.run.errors import InputError
 from training.arguments import Arguments
-from training.methods.base import Learner, Method, Phase
+from training.methods.base import LossModule, Method, Phase
 from training.methods.baselines import Finetune, Joint, Replay
 from training.methods.dytox import DyTox
 
@@ -17,10 +17,10 @@ def make_method(arguments: Arguments) -> Method:
     Raises:
         InputError: there is no such method.
     """
-    name = arguments.method.method
+    name = str(arguments.method.method)
     if name not in METHODS:
         raise InputError(f"--method {name!r} is unknown: choose one of {', '.join(METHODS)}.")
     return METHODS[name](arguments.method, arguments.optimization)
 
 
-__all__ = ["METHODS", "Learner", "Method", "Phase", "make_method"]
+__all__ = ["METHODS", "LossModule", "Method", "Phase", "make_method"]

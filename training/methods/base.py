@@ -3,14 +3,18 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from torch import Tensor, nn
 
+from hub.run.results import MethodCard
 from modeling_dytox import DyToxForImageClassification
 from training.arguments import MethodArguments, OptimizationArguments
 from training.data.scenario import Step
 from training.methods.losses import classification_loss
+
+
+PhaseData: TypeAlias = Literal["new", "memory", "new+memory", "all"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,16 @@ class Phase:
         after_memory_update (`bool`): whether the phase comes after the memory took up the new classes.
         shuffle (`bool`): whether to draw examples at random; else they follow in stored order, and what does not fill
             a batch is left out.
-        repeated_augmentation (`int`): augmented copies of an image in an epoch.
-        sharpness_radius (`float`): radius of sharpness-aware minimisation; 0 for none.
+        repeated_augmentation (`int`): augmented copies of an image in an epoch. More than 1 draws as the authors'
+            code does, see [`training.data.batches`], and drops what does not fill a batch.
+        mixup_alpha (`float`): parameter of the Beta distribution of MixUp; 0 for none.
+        mixup_label_smoothing (`float`): of the targets under MixUp, in [0, 1).
+        sam_rho (`float`): radius of sharpness-aware minimisation; 0 for none.
+        sam_adaptive (`bool`): whether that radius is scaled by the size of each weight.
     """
 
     name: str
-    data: Literal["new", "memory", "new+memory", "all"]
+    data: PhaseData
     epochs: int
     learning_rate: float
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -42,13 +50,17 @@ class Phase:
     after_memory_update: bool = False
     shuffle: bool = True
     repeated_augmentation: int = 1
-    sharpness_radius: float = 0.0
+    mixup_alpha: float = 0.0
+    mixup_label_smoothing: float = 0.1
+    sam_rho: float = 0.0
+    sam_adaptive: bool = True
 
 
 class Method:
     """
-    A class-incremental method. For each step the loop calls, in this order: `grow`, the phases before the memory
-    update, the memory update with `herding_embedding`, the phases after it, `after_step`.
+    A class-incremental method. For each step the loop calls, in this order: `before_growth` and `grow` (from step 2
+    on), the phases before the memory update, the memory update with `herding_embedding`, the phases after it,
+    `after_step`. A step that is resumed calls `before_growth` again; its grown model comes from the saved state.
 
     Args:
         arguments (`MethodArguments`): the options of the methods.
@@ -56,11 +68,15 @@ class Method:
     """
 
     name: ClassVar[str]
+    card: ClassVar[MethodCard]
     uses_memory: ClassVar[bool] = True
 
     def __init__(self, arguments: MethodArguments, optimization: OptimizationArguments) -> None:
         self.arguments = arguments
         self.optimization = optimization
+
+    def before_growth(self, model: DyToxForImageClassification, step: Step) -> None:
+        """Called with the model of the previous step, which a method may keep as a teacher."""
 
     def grow(self, model: DyToxForImageClassification, step: Step) -> DyToxForImageClassification:
         """Makes room for the new classes; called from step 2 on."""
@@ -71,10 +87,16 @@ class Method:
         """The phases of a step: by default one, on the new classes and, where the method has one, the memory."""
         return [self.main_phase("new+memory" if self.uses_memory else "new")]
 
-    def main_phase(self, data: Literal["new", "memory", "new+memory", "all"], **fields: Any) -> Phase:
-        """The phase that the options of the optimization describe; `fields` are further ones of [`Phase`]."""
+    def main_phase(self, data: PhaseData, **fields: Any) -> Phase:
+        """
+        The phase that the options of the optimization describe.
+
+        Args:
+            data: what to learn from, see [`Phase`].
+            **fields: further fields of [`Phase`].
+        """
         options = self.optimization
-        return Phase(
+        return self.phase(
             "main",
             data,
             options.num_epochs,
@@ -83,16 +105,21 @@ class Method:
             **fields,
         )
 
+    def phase(self, name: str, data: PhaseData, epochs: int, learning_rate: float, **fields: Any) -> Phase:
+        """A phase with MixUp as the options say; for the arguments see [`Phase`]."""
+        mixup = {name: getattr(self.arguments, name) for name in ("mixup_alpha", "mixup_label_smoothing")}
+        return Phase(name, data, epochs, learning_rate, **mixup, **fields)
+
     def auxiliary_modules(self, model: DyToxForImageClassification, step: Step, phase: Phase) -> dict[str, nn.Module]:
         """Modules that train beside the model in this phase and are never saved with it."""
         return {}
 
-    def loss(self, learner: "Learner", pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def loss(self, learner: "LossModule", pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """
         The terms of the loss by name; their sum is minimised.
 
         Args:
-            learner (`Learner`): the growing model, the auxiliary modules, the step and the phase.
+            learner (`LossModule`): the growing model, the auxiliary modules, the step and the phase.
             pixel_values (`Tensor` of shape `(B, C, height, width)`): images.
             targets (`Tensor` of shape `(B, num_seen_classes)`): targets in 0..1.
         """
@@ -106,7 +133,7 @@ class Method:
         """Called when the model of the step is final, before it is evaluated and saved."""
 
 
-class Learner(nn.Module):
+class LossModule(nn.Module):
     """
     What an accelerator prepares for one phase: the model and its auxiliary modules, whose forward pass is the loss of
     the method.

@@ -5,16 +5,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hub.run.results import MethodCard
 from modeling_dytox import DyToxForImageClassification
 from modeling_dytox.modeling_dytox import DyToxClassifier
 from training.arguments import MethodArguments
 from training.data.scenario import Step
-from training.methods.base import Learner, Method, Phase, frozen_copy
+from training.methods.base import LossModule, Method, Phase, frozen_copy
 from training.methods.losses import classification_loss, distillation_loss, divergence_targets
 
 
 ENCODER = ("dytox.embeddings.*", "dytox.layers.*")
 DIVERGENCE = "divergence_classifier"
+CITATION = r"""
+@inproceedings{douillard2022dytox,
+  title     = {DyTox: Transformers for Continual Learning with DYnamic TOken eXpansion},
+  author    = {Douillard, Arthur and Ram{\'e}, Alexandre and Couairon, Guillaume and Cord, Matthieu},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year      = {2022},
+  eprint    = {2111.11326},
+  archivePrefix = {arXiv}
+}
+""".strip()
 
 
 class DyTox(Method):
@@ -25,13 +36,19 @@ class DyTox(Method):
     """
 
     name = "dytox"
+    card = MethodCard(
+        title="DyTox",
+        sentence="Trained with [DyTox](https://arxiv.org/abs/2111.11326): one task token and one classifier a step, "
+        "rehearsal from a bounded memory, and distillation from the previous step.",
+        citation=CITATION,
+        tags=("dytox", "arxiv:2111.11326"),
+    )
     teacher: DyToxForImageClassification | None = None
 
-    def grow(self, model: DyToxForImageClassification, step: Step) -> DyToxForImageClassification:
-        """Keeps the model of the previous step as teacher, then adds the new token and classifier."""
+    def before_growth(self, model: DyToxForImageClassification, step: Step) -> None:
+        """Keeps the model of the previous step as teacher."""
         if self.arguments.distillation:
             self.teacher = frozen_copy(model)
-        return super().grow(model, step)
 
     def phases(self, step: Step) -> Sequence[Phase]:
         """From step 2 on: learn with old tokens and classifiers frozen, then finetune with the encoder frozen."""
@@ -39,9 +56,12 @@ class DyTox(Method):
             return [self.main_phase("new")]
         options = self.arguments
         main = self.main_phase(
-            "new+memory", frozen=old_tokens_and_classifiers(step, options), sharpness_radius=options.sam_rho
+            "new+memory",
+            frozen=old_tokens_and_classifiers(step, options),
+            sam_rho=options.sam_rho,
+            sam_adaptive=options.sam_adaptive,
         )
-        finetuning = Phase(
+        finetuning = self.phase(
             "finetuning",
             "memory",
             options.finetuning_epochs,
@@ -59,7 +79,7 @@ class DyTox(Method):
             return {}
         return {DIVERGENCE: DyToxClassifier(model.config, 1 + len(step.class_names))}
 
-    def loss(self, learner: Learner, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def loss(self, learner: LossModule, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """
         Equation 8 of the paper, `(1 - a) * classification + a * distillation + weight * divergence` with a the
         fraction of old classes, in the main phase; classification alone in the first step and in finetuning.

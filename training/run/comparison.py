@@ -1,19 +1,21 @@
 """Numbers measured again beside those that a run recorded."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hub.run.errors import InputError
+from hub.run.results import StepResults
 from modeling_dytox import DyToxConfig
 from training.loop.evaluation import Evaluation
-from training.run.model_source import PublishedStep
+from training.run.model_source import ModelSource
 
 
 # Sums in another order, as on another device, differ by less; one image more or less right by more.
 TOLERANCE = 1e-6
 LABELS = {
     "accuracy": "accuracy",
+    "accuracy_of_measured": "accuracy on classes with images",
     "top5_accuracy": "top-5 accuracy",
     "accuracy_per_step": "accuracy, classes of step {}",
     "expected_calibration_error": "expected calibration error",
@@ -24,43 +26,62 @@ LABELS = {
 
 
 @dataclass(frozen=True)
-class Record:
+class RecordedStep:
     """
-    What `results.json` tells of a step.
+    What `results.json` records of a step.
 
     Args:
-        numbers (`Mapping[str, Any]`): its entry of `steps`; empty where there is none.
+        numbers (`StepResults`, *optional*): its entry; None where there is none.
         lacks (`str`, *optional*): why there is none.
-        classes_without_images (`Sequence[str]`): classes of the steps that were not measured, as a continued run had
-            no test images of them.
+        classes (`Sequence[str]`): classes of the model, by label id.
     """
 
-    numbers: Mapping[str, Any]
-    lacks: str | None = None
-    classes_without_images: Sequence[str] = ()
+    numbers: StepResults | None
+    lacks: str | None
+    classes: Sequence[str]
 
     @classmethod
-    def read(cls, step: PublishedStep, config: DyToxConfig) -> "Record":
+    def read(cls, source: ModelSource, config: DyToxConfig) -> "RecordedStep":
         """The record of a step, where it has one."""
-        ranges = config.step_class_ranges
         try:
-            numbers = step.recorded(len(ranges))
+            return cls(source.results_after(len(config.step_class_ranges)), None, config.class_names)
         except InputError as error:
-            return cls({}, lacks=str(error))
-        accuracies = zip(ranges, _accuracy_per_step(numbers), strict=False)
-        skipped = [class_range for class_range, accuracy in accuracies if accuracy is None]
-        return cls(numbers, None, [name for start, stop in skipped for name in config.class_names[start:stop]])
+            return cls(None, str(error), config.class_names)
 
-    def comparable_with(self, measured: Evaluation) -> Mapping[str, Any]:
-        """The numbers but for those over all images, where they were over those of other steps than now."""
-        pairs = zip(measured.accuracy_per_step, _accuracy_per_step(self.numbers), strict=False)
-        if all((now is None) == (then is None) for now, then in pairs):
-            return self.numbers
-        return {name: value for name, value in self.numbers.items() if name.endswith("_per_step")}
+    @property
+    def measured_classes(self) -> set[str]:
+        """The classes that were measured: all, unless the record names them."""
+        if self.numbers is None or self.numbers.measured_classes is None:
+            return set(self.classes)
+        return set(self.numbers.measured_classes)
+
+    @property
+    def classes_without_images(self) -> list[str]:
+        """Classes that were not measured, as the data set had no test images of them."""
+        return [name for name in self.classes if name not in self.measured_classes]
+
+    def comparable_with(self, measured: Evaluation, class_ranges: Sequence[Sequence[int]]) -> Mapping[str, Any]:
+        """Recorded numbers that are over the same classes as those measured now, by name."""
+        if self.numbers is None:
+            return {}
+        labels = range(len(self.classes)) if measured.measured_labels is None else measured.measured_labels
+        now = {self.classes[label] for label in labels}
+        if now == self.measured_classes:
+            return asdict(self.numbers)
+        same = [
+            all((name in now) == (name in self.measured_classes) for name in self.classes[start:stop])
+            for start, stop in class_ranges
+        ]
+        lists = (name for name in LABELS if name.endswith("_per_step"))
+        recorded = {name: getattr(self.numbers, name) or () for name in lists}
+        return {
+            name: [value if comparable else None for value, comparable in zip(values, same, strict=False)]
+            for name, values in recorded.items()
+        }
 
 
 @dataclass(frozen=True)
-class Number:
+class ComparedMetric:
     """
     One number of an evaluation.
 
@@ -89,7 +110,7 @@ class Number:
         return f"{self.label:<32}  {_percent(self.measured):>8}  {recorded:>8}  {verdict}"
 
 
-def compare(measured: Evaluation, recorded: Mapping[str, Any]) -> list[Number]:
+def compare(measured: Evaluation, recorded: Mapping[str, Any]) -> list[ComparedMetric]:
     """
     The numbers of an evaluation that have a label, those that are lists one by one. The bins of the calibration
     error are told by the error itself.
@@ -99,18 +120,18 @@ def compare(measured: Evaluation, recorded: Mapping[str, Any]) -> list[Number]:
         recorded (`Mapping[str, Any]`): an entry of `steps` in `results.json`; empty where there is none.
     """
     return [
-        Number(label.format(position), value, _number_at(recorded.get(name), position))
+        ComparedMetric(label.format(position), value, _number_at(recorded.get(name), position))
         for name, label in LABELS.items()
         for position, value in _numbers(getattr(measured, name))
     ]
 
 
-def to_table(numbers: Sequence[Number]) -> str:
+def to_table(numbers: Sequence[ComparedMetric]) -> str:
     """The numbers as a table for the terminal."""
     return "\n".join([f"{'':<32}  {'measured':>8}  {'recorded':>8}", *(number.row for number in numbers)])
 
 
-def conclusion(numbers: Sequence[Number]) -> str:
+def conclusion(numbers: Sequence[ComparedMetric]) -> str:
     """In one sentence whether the recorded numbers were found again."""
     compared = [number for number in numbers if number.agrees is not None]
     differing = [number for number in compared if not number.agrees]
@@ -124,21 +145,15 @@ def conclusion(numbers: Sequence[Number]) -> str:
     )
 
 
-def agreement(numbers: Sequence[Number]) -> bool | None:
+def agreement(numbers: Sequence[ComparedMetric]) -> bool | None:
     """Whether all recorded numbers were found again; None where none was recorded."""
     compared = [number.agrees for number in numbers if number.agrees is not None]
     return all(compared) if compared else None
 
 
-def _accuracy_per_step(recorded: Mapping[str, Any]) -> list[Any]:
-    """As a list, whatever the file says."""
-    accuracies = recorded.get("accuracy_per_step")
-    return accuracies if isinstance(accuracies, list) else []
-
-
 def _numbers(values: Any) -> Iterator[tuple[int, float]]:
     """Numbers with their positions from 1; a number alone is at 1, None is left out."""
-    listed = values if isinstance(values, list) else [values]
+    listed = values if isinstance(values, list | tuple) else [values]
     yield from ((position, value) for position, value in enumerate(listed, start=1) if value is not None)
 
 

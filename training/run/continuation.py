@@ -1,12 +1,10 @@
 """A published step to teach more classes: its model, image processor, results and rehearsal memory."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import yaml
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
@@ -21,34 +19,16 @@ from transformers import ViTImageProcessor
 from transformers.utils import logging
 
 from hub.run.errors import InputError, first_line
+from hub.run.layout import MEMORY_FILE, MEMORY_SUFFIX, RECIPE_FILE, memory_file, step_name
+from hub.run.results import Ancestor, RunResults
 from modeling_dytox import DyToxConfig, DyToxForImageClassification
 from training.arguments import Arguments, ContinuationArguments, MethodArguments, ModelArguments
-from training.data.memory import RehearsalMemory
-from training.data.scenario import KnownClasses
-from training.run.model_source import PublishedStep, is_repository
-from training.run.results import Results
-from training.run.run_folder import RECIPE_FILE
+from training.data.memory import RehearsalMemory, check_memory
+from training.data.scenario import LearnedClasses
+from training.run.model_source import ModelSource, is_repository
 
 
 logger = logging.get_logger(__name__)
-
-# Where a published memory is: a data set repository beside the model, with the same tags.
-MEMORY_SUFFIX = "-memory"
-MEMORY_FILE = "data/train.parquet"
-
-# The options that a model that exists has decided already.
-_OF_THE_MODEL = (
-    "image_size",
-    "patch_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_task_attention_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "drop_path_rate",
-    "encoder_attention",
-)
-_OF_THE_METHOD = ("token_expansion", "independent_classifiers")
 
 
 class MissingMemoryError(InputError):
@@ -62,17 +42,22 @@ class Continuation:
 
     Args:
         options (`ContinuationArguments`): what was asked for.
-        source (`PublishedStep`): the step.
+        source (`ModelSource`): the step.
         model (`DyToxForImageClassification`): its model.
         processor (`ViTImageProcessor`): its image processor.
-        results (`Results`): what was measured up to it.
+        results (`RunResults`): what was measured up to it.
     """
 
     options: ContinuationArguments
-    source: PublishedStep
+    source: ModelSource
     model: DyToxForImageClassification
     processor: ViTImageProcessor
-    results: Results
+    results: RunResults
+
+    @property
+    def method(self) -> str:
+        """The method that the model was learned with."""
+        return self.results.method
 
     @property
     def num_steps(self) -> int:
@@ -80,34 +65,55 @@ class Continuation:
         return len(self.results.steps)
 
     @property
-    def known(self) -> KnownClasses:
+    def known(self) -> LearnedClasses:
         """The classes that are learned already, and what to do with further images of them."""
         names = tuple(self.model.config.class_names)
-        return KnownClasses(names, self.num_steps, self.options.known_classes)
+        return LearnedClasses(names, self.num_steps, self.options.known_classes)
 
-    def architecture_in(self, arguments: Arguments) -> Arguments:
+    def options_in(self, arguments: Arguments) -> Arguments:
         """
-        The options with the sizes that the model has, and the commit that its revision names now.
+        The options with the sizes and the method of the model, and the commit that its revision names now. The model
+        is taught by the method it was learned with, unless another is asked for.
 
         Raises:
             InputError: an option asks for another size.
         """
         config = self.model.config
-        sizes = _taken_over(arguments.model, ModelArguments(), config, _OF_THE_MODEL)
-        method = _taken_over(arguments.method, MethodArguments(), config, _OF_THE_METHOD)
+        sizes = _with_values_of(config, arguments.model, ModelArguments())
+        method = _with_values_of(config, arguments.method, MethodArguments())
+        method = replace(method, method=arguments.method.method or self.method)
         pinned = replace(self.options, model_revision=self.source.commit)
         return replace(arguments, continuation=pinned, model=sizes, method=method)
 
-    def ancestors(self) -> list[dict[str, Any]]:
-        """The published models that this run goes back to, the oldest first, as `results.json` lists them."""
-        own = {
-            "model": self.source.name if self.source.folder is None else self.source.folder.resolve().name,
-            "revision": self.source.revision,
-            "commit": self.source.commit,
-            "num_steps": self.num_steps,
-            "dataset": self.results.dataset,
-        }
-        return [*self.results.ancestors, own]
+    def ancestors(self) -> tuple[Ancestor, ...]:
+        """The published models that this run continues, the oldest first, as `results.json` lists them."""
+        own = Ancestor(
+            model=self.source.name if self.source.folder is None else self.source.folder.resolve().name,
+            revision=self.source.revision,
+            commit=self.source.commit,
+            num_steps=self.num_steps,
+            dataset=self.results.dataset,
+            method=self.method,
+        )
+        return (*self.results.ancestors, own)
+
+    def results_before(self, results: RunResults) -> RunResults:
+        """`results` of a run without steps, with those of the steps that the model has learned already."""
+        summary = (
+            "average_incremental_accuracy",
+            "last_accuracy",
+            "forgetting",
+            "backward_transfer",
+            "average_task_aware_accuracy",
+        )
+        measured = {name: getattr(self.results, name) for name in summary}
+        return replace(results, steps=self.results.steps, ancestors=self.ancestors(), **measured)
+
+    def describe(self, method: str) -> str:
+        """What is continued, and by another method if that is so, in a line for the user."""
+        line = f"Continues {self.source} after step {self.num_steps}"
+        other = f", which was learned with {self.method}, by the method {method}"
+        return f"{line}{other if method != self.method else ''}."
 
     def load_memory(self, memory: RehearsalMemory) -> str:
         """
@@ -158,7 +164,7 @@ class Continuation:
                 raise self._no_memory(f"{name} is no file")
             return path
         try:
-            revision = f"step{self.num_steps}"
+            revision = step_name(self.num_steps)
             return Path(hf_hub_download(name, MEMORY_FILE, repo_type="dataset", revision=revision))
         except (LocalEntryNotFoundError, GatedRepoError) as error:
             # Special cases of what follows, which say nothing about whether there is a memory.
@@ -172,7 +178,7 @@ class Continuation:
         folder = self.source.folder
         if folder is None:
             return self.source.name + MEMORY_SUFFIX
-        return str(folder.absolute().parent / "memory" / f"step{self.num_steps}.parquet")
+        return str(memory_file(folder.absolute().parent, self.num_steps))
 
     def _not_downloaded(self, name: str, error: Exception) -> InputError:
         return InputError(
@@ -182,10 +188,9 @@ class Continuation:
 
     def _no_memory(self, reason: str) -> MissingMemoryError:
         return MissingMemoryError(
-            f"The rehearsal memory of {self.source} is not to be had ({reason}), and without exemplars of its "
-            f"{self.model.config.num_labels} classes it would forget them: give one with --memory_name_or_path, let "
-            "--known_classes merge draw it from images of your data set, or go on without by --memory_name_or_path "
-            "none."
+            f"No rehearsal memory found for {self.source} ({reason}). Without exemplars the model would forget its "
+            f"{self.model.config.num_labels} classes: pass --memory_name_or_path FILE, or --known_classes merge to "
+            "draw exemplars from your data set, or --memory_name_or_path none to continue without."
         )
 
 
@@ -202,41 +207,12 @@ def load_continuation(arguments: Arguments) -> Continuation | None:
     output_dir = Path(arguments.output.output_dir)
     commit = None if arguments.output.overwrite_output_dir else _commit_before(output_dir, options)
     names = ("--model_name_or_path", "--model_revision")
-    source = PublishedStep(options.model_name_or_path, options.model_revision, names, commit)
+    source = ModelSource(options.model_name_or_path, options.model_revision, names, commit)
     _check_apart(source, output_dir)
     model, processor = source.load()
     model.set_attn_implementation(arguments.model.attn_implementation)
     results = _results_of(source, model.config)
     return Continuation(options, source, model, processor, results)
-
-
-def check_memory(path: Path, class_names: Sequence[str]) -> None:
-    """
-    Makes sure that a rehearsal memory holds exemplars of each of these classes, under these label ids.
-
-    Raises:
-        InputError: it does not, or cannot be read.
-    """
-    advice = "give the memory of the step that is continued, see --memory_name_or_path."
-    try:
-        columns = pq.read_table(path, columns=["label", "class_name", "step", "source_index"]).to_pydict()
-        pq.read_schema(path).field("image")
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"The rehearsal memory {path.name} cannot be read ({first_line(error)}): {advice}") from error
-    if any(value is None for column in columns.values() for value in column):
-        raise InputError(f"The rehearsal memory {path.name} lacks values in some rows: {advice}")
-    named = dict(zip(columns["label"], columns["class_name"], strict=True))
-    if sorted(named) != list(range(len(class_names))):
-        raise InputError(
-            f"The rehearsal memory {path.name} is of another step or model: it has exemplars of {len(named)} classes, "
-            f"the model knows {len(class_names)}; {advice}"
-        )
-    for label, name in sorted(named.items()):
-        if name != class_names[label]:
-            raise InputError(
-                f"The rehearsal memory {path.name} is of another model: its label {label} is {name!r}, that of the "
-                f"model {class_names[label]!r}; {advice}"
-            )
 
 
 def _commit_before(output_dir: Path, options: ContinuationArguments) -> str | None:
@@ -251,7 +227,7 @@ def _commit_before(output_dir: Path, options: ContinuationArguments) -> str | No
     return recipe.get("model_revision") if same else None
 
 
-def _check_apart(source: PublishedStep, output_dir: Path) -> None:
+def _check_apart(source: ModelSource, output_dir: Path) -> None:
     """What is continued must not lie where the new run is written, and may be deleted."""
     if source.folder is not None and source.folder.resolve().is_relative_to(output_dir.resolve()):
         raise InputError(
@@ -259,9 +235,9 @@ def _check_apart(source: PublishedStep, output_dir: Path) -> None:
         )
 
 
-def _results_of(source: PublishedStep, config: DyToxConfig) -> Results:
+def _results_of(source: ModelSource, config: DyToxConfig) -> RunResults:
     try:
-        results = Results.read(source.results_file())
+        results = RunResults.read(source.results_file())
     except (OSError, ValueError, HTTPError) as error:
         raise InputError(
             f"{source.option} {source} has no usable results.json ({first_line(error)}), which tells what its steps "
@@ -277,9 +253,10 @@ def _results_of(source: PublishedStep, config: DyToxConfig) -> Results:
     return results
 
 
-def _taken_over(options: Any, defaults: Any, config: DyToxConfig, names: Sequence[str]) -> Any:
-    """`options` with the values of the model; who asks for a value that it does not have is told."""
-    own = {name: _plain(getattr(config, name)) for name in names}
+def _with_values_of(config: DyToxConfig, options: Any, defaults: Any) -> Any:
+    """`options` with the values that the config decides; who asks for another value is told."""
+    decided = (field.name for field in fields(options) if field.name in _config_fields(config))
+    own = {name: _plain(getattr(config, name)) for name in decided}
     for name, value in own.items():
         asked = getattr(options, name)
         if asked not in (getattr(defaults, name), value):
@@ -287,6 +264,10 @@ def _taken_over(options: Any, defaults: Any, config: DyToxConfig, names: Sequenc
                 f"--{name} {asked} contradicts the model that is continued, which has {value}: leave it out."
             )
     return replace(options, **own)
+
+
+def _config_fields(config: DyToxConfig) -> set[str]:
+    return {field.name for field in fields(type(config))}
 
 
 def _plain(size: Any) -> Any:

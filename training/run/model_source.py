@@ -1,10 +1,7 @@
-"""A step of a run as it was published: a step folder, or a revision on the Hub."""
+"""A step to load: to continue it, or to measure it again."""
 
-import json
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import hf_hub_download, resolve_revision
 from huggingface_hub.errors import (
@@ -13,17 +10,19 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     RevisionResolutionError,
 )
-from transformers import PreTrainedConfig, ViTImageProcessor
+from transformers import ViTImageProcessor
 
 from hub.run.errors import InputError, first_line
-from modeling_dytox import DyToxConfig, DyToxForImageClassification
-from training.run.model import LOADING_ERRORS, MissingWeightsError, load_model
-from training.run.run_folder import RESULTS_FILE
+from hub.run.layout import CONFIG_FILE, RESULTS_FILE
+from hub.run.results import RunResults, StepResults
+from hub.run.text import is_repo_id
+from modeling_dytox import DyToxForImageClassification
+from training.run.model import LOADING_ERRORS, MissingWeightsError, check_code_files, load_model
 
 
-class PublishedStep:
+class ModelSource:
     """
-    A step folder or a revision on the Hub, by name.
+    A step to load, by name: a step folder or a revision on the Hub.
 
     Args:
         name (`str`): a step folder, or a repository `org/name`.
@@ -91,15 +90,13 @@ class PublishedStep:
         """
         source, revision = str(self.folder or self.name), self.commit or "main"
         try:
-            config, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
-            self._check_architecture(config)
+            if self.folder is not None:
+                check_code_files(self.folder)
             model = load_model(source, revision=revision)
             processor = ViTImageProcessor.from_pretrained(source, revision=revision)
-        except InputError:
-            raise
         except MissingWeightsError as error:
             raise InputError(
-                f"{self.option} {self} {error}: publish the step again, or copy its folder as a whole."
+                f"{self.option} {self}: {error}; publish the step again, or copy its folder as a whole."
             ) from error
         except LOADING_ERRORS as error:
             raise InputError(
@@ -108,21 +105,20 @@ class PublishedStep:
             ) from error
         return model, processor
 
-    def recorded(self, step: int) -> Mapping[str, Any]:
+    def results_after(self, step: int) -> StepResults:
         """
-        What the run measured after this step, as its `results.json` tells.
+        What the run measured after this step, as its `results.json` records.
 
         Raises:
-            InputError: there is no `results.json`, or it does not tell of the step.
+            InputError: there is no `results.json`, or it does not hold the step.
         """
         try:
-            steps = json.loads(self.results_file().read_text(encoding="utf-8"))["steps"]
-            found = [entry for entry in steps if entry["step"] == step]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            steps = RunResults.read(self.results_file()).steps
+        except (OSError, ValueError, HTTPError) as error:
             raise InputError(f"{RESULTS_FILE} of {self} cannot be read ({first_line(error)}).") from error
-        if not found:
+        if len(steps) < step:
             raise InputError(f"{RESULTS_FILE} of {self} holds no step {step}.")
-        return found[0]
+        return steps[step - 1]
 
     def results_file(self) -> Path:
         """
@@ -135,27 +131,18 @@ class PublishedStep:
             return self.folder / RESULTS_FILE
         return Path(hf_hub_download(self.name, RESULTS_FILE, revision=self.commit))
 
-    def _check_architecture(self, config: Mapping[str, Any]) -> None:
-        architecture = config.get("model_type")
-        if architecture != DyToxConfig.model_type:
-            raise InputError(
-                f"{self.option} {self} is of type {architecture}, expected dytox: give a step of a DyTox run."
-            )
-
     def _check_step_folder(self, folder: Path) -> None:
         if self.revision is not None:
             inside = folder / self.revision
             hint = f"name {inside} instead" if inside.is_dir() else "leave it out"
             raise InputError(f"{self.revision_option} {self.revision} has no meaning for the folder {folder}: {hint}.")
-        if (folder / "config.json").is_file():
+        if (folder / CONFIG_FILE).is_file():
             return
-        steps = sorted(folder.glob("step*/config.json"))
+        steps = sorted(folder.glob(f"step*/{CONFIG_FILE}"))
         hint = f"name one of its steps, such as {steps[-1].parent}" if steps else "give the folder of a step"
         raise InputError(f"{self.option} {folder} holds no model: {hint}.")
 
 
 def is_repository(name: str) -> bool:
     """Whether `name` has the form of a repository 'org/name' on the Hub, and is no path of this machine."""
-    path = Path(name).expanduser()
-    is_path = path.exists() or path.is_absolute() or name.startswith((".", "~"))
-    return not is_path and name.count("/") == 1
+    return is_repo_id(name) and not Path(name).expanduser().exists()

@@ -15,7 +15,7 @@ from training.arguments import Arguments
 from training.data.examples import Examples
 from training.data.scenario import (
     BUNDLED_ORDERS,
-    KnownClasses,
+    LearnedClasses,
     Scenario,
     class_ranges,
     make_scenario,
@@ -258,9 +258,9 @@ def test_a_class_without_images_is_refused_unless_the_run_leaves_it_out(
 KNOWN = ("bee", "owl", "ant")
 
 
-def known(policy: str) -> KnownClasses:
+def known(policy: str) -> LearnedClasses:
     """Three classes, two of which the data set of `NAMES` holds under other label ids, learned in two steps."""
-    return KnownClasses(KNOWN, 2, policy)  # type: ignore[arg-type]
+    return LearnedClasses(KNOWN, 2, policy)  # type: ignore[arg-type]
 
 
 @pytest.fixture

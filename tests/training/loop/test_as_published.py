@@ -18,7 +18,7 @@ from training.incremental import IncrementalRun
 from training.loop import phase as loop
 from training.loop.epoch import EpochTrainer
 from training.loop.phase import freeze
-from training.methods import Learner
+from training.methods import LossModule
 from training.run.model import make_model
 
 
@@ -88,7 +88,7 @@ def test_weight_decay_spares_what_theirs_spares(schedule: dict[str, np.ndarray],
     model = run.method.grow(make_model(run.arguments, first), second)
     main = run.method.phases(second)[0]
     freeze(model, main.frozen)
-    learner = Learner(run.method, model, second, main)
+    learner = LossModule(run.method, model, second, main)
     names = {id(parameter): name.removeprefix("model.") for name, parameter in learner.named_parameters()}
     ours = {
         group["weight_decay"] > 0: {names[id(parameter)] for parameter in group["params"]}

@@ -12,7 +12,7 @@ from modeling_dytox.convert_original_to_hf import config_from_state_dict, conver
 from training.arguments import MethodArguments, OptimizationArguments
 from training.data.scenario import Step
 from training.loop.phase import freeze
-from training.methods import Learner
+from training.methods import LossModule
 from training.methods.dytox import DyTox
 from training.methods.losses import classification_loss, distillation_loss, divergence_targets, one_hot_targets
 
@@ -80,12 +80,12 @@ def last_step() -> Step:
 
 
 @pytest.fixture
-def learner() -> Learner:
+def learner() -> LossModule:
     """The authors' third step as our method sees it: student, teacher and divergence classifier with their weights."""
     method = DyTox(MethodArguments(), OptimizationArguments())
     method.teacher = original_model("teacher_param/")
     main = method.phases(last_step())[0]
-    learner = Learner(method, original_model("param/"), last_step(), main)
+    learner = LossModule(method, original_model("param/"), last_step(), main)
     classifier = learner.auxiliary["divergence_classifier"]
     classifier.load_state_dict(
         {
@@ -101,7 +101,7 @@ def learner() -> Learner:
     return learner.eval()
 
 
-def test_loss_and_gradients_match_the_authors(learner: Learner) -> None:
+def test_loss_and_gradients_match_the_authors(learner: LossModule) -> None:
     terms = learner(torch.from_numpy(MODEL["input"]), one_hot_targets(torch.from_numpy(MODEL["targets"]), NUM_CLASSES))
     expected = {
         "classification": "loss_clf_times_1_minus_alpha",
@@ -127,7 +127,7 @@ def test_loss_and_gradients_match_the_authors(learner: Learner) -> None:
 
 
 @pytest.mark.parametrize("phase, original", [(0, "trainable_main"), (1, "trainable_ft")])
-def test_trainable_parameters_match_the_authors(learner: Learner, phase: int, original: str) -> None:
+def test_trainable_parameters_match_the_authors(learner: LossModule, phase: int, original: str) -> None:
     freeze(learner.model, learner.method.phases(last_step())[phase].frozen)
     trainable = {name for name, parameter in learner.model.named_parameters() if parameter.requires_grad}
     ours = original_to_hf_names([name.removeprefix("param/") for name in MODEL.files if name.startswith("param/")])

@@ -1,0 +1,108 @@
+"""The recipe of a run: the options that decide its result, kept as `training_config.yaml`."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hub.run.errors import InputError
+from hub.run.text import without_local_path
+from training.arguments import GROUPS, REMOVED, Arguments, RemovedOption
+
+
+def recipe_of(arguments: Arguments, num_processes: int, mixed_precision: str) -> dict[str, Any]:
+    """
+    The options that decide the result, as they would be for one process: only the global batch size matters.
+
+    Args:
+        arguments (`Arguments`): the options of the run.
+        num_processes (`int`): processes of the run.
+        mixed_precision (`str`): the precision that accelerate uses.
+    """
+    decided = {"per_device_train_batch_size": arguments.global_batch_size(num_processes)}
+    return arguments.recipe() | decided | {"gradient_accumulation_steps": 1, "mixed_precision": mixed_precision}
+
+
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], removed: Mapping[str, RemovedOption] = REMOVED
+) -> list[str]:
+    """
+    In which options two recipes differ, each as `name was 1, is 2`.
+
+    An option that one of them lacks counts as its default: it was written before the option existed, or does not need
+    it. One value equals a list of this value. An option that this version no longer has is ignored at the value that
+    changed nothing, and named otherwise.
+
+    Args:
+        before, now (`Mapping[str, Any]`): recipes as YAML reads them.
+        removed (`Mapping[str, RemovedOption]`): options that earlier versions had.
+    """
+    return list(_differences(before, now, removed))
+
+
+def _differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], removed: Mapping[str, RemovedOption]
+) -> Iterator[str]:
+    defaults = _defaults()
+    for name in sorted(before.keys() | now.keys()):
+        if name in defaults:
+            old, new = (recipe.get(name, defaults[name]) for recipe in (before, now))
+            if _as_list(old) != _as_list(new):
+                yield f"{name} was {old}, is {new}"
+        elif name not in removed:
+            yield f"{name} was {before[name]}, which this version does not have"
+        elif before[name] != removed[name].default:
+            yield f"{name} was {before[name]}, which this version no longer has: {removed[name].advice}"
+
+
+def _defaults() -> dict[str, Any]:
+    options = [option for group in GROUPS for option in fields(group)]
+    return {
+        option.name: option.default if option.default_factory is MISSING else option.default_factory()
+        for option in options
+    }
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def without_local_paths(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe without paths of this machine: what is local keeps its last name alone."""
+    published = dict(recipe)
+    for name in ("dataset_name", "model_name_or_path", "memory_name_or_path"):
+        if recipe.get(name):
+            published[name] = _without_folders(recipe[name])
+    order = recipe.get("class_order")
+    if order and len(order) == 1:
+        published["class_order"] = [_without_folders(order[0])]
+    return published
+
+
+def _without_folders(name: str) -> str:
+    path = Path(name).expanduser()
+    return without_local_path(os.path.abspath(path) if path.exists() else name)
+
+
+def to_yaml(recipe: Mapping[str, Any]) -> str:
+    """The content of `training_config.yaml`."""
+    return yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """
+    The recipe in a `training_config.yaml`.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        recipe = None
+    if not isinstance(recipe, dict):
+        raise InputError(f"{path} is damaged: restore it, or start again with --overwrite_output_dir.")
+    return recipe

@@ -1,0 +1,160 @@
+"""What a run works with, and the checks before anything is trained."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from transformers import ViTImageProcessor
+
+from modeling_dytox.image_processing import make_image_processor
+from training.arguments import Arguments
+from training.data.memory import RehearsalMemory, make_memory
+from training.data.scenario import LearnedClasses, Scenario, make_scenario
+from training.data.splits import load_splits
+from training.loop.checkpointing import Checkpoints
+from training.loop.evaluation import Evaluator
+from training.loop.logs import RunLog
+from training.loop.phase import PhaseTrainer
+from training.loop.processes import check_agreement, on_main_process
+from training.methods import Method, make_method
+from training.run.checks import check_disk, check_images, check_no_memory_asked_for, check_precision, check_shared
+from training.run.continuation import Continuation, load_continuation
+from training.run.recipe import recipe_of, without_local_paths
+from training.run.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Setup:
+    """
+    What a run works with; nothing here changes but the memory, the log and what lies on disk.
+
+    Args:
+        arguments (`Arguments`): the options; for a continued model with its sizes and method.
+        accelerator (`Accelerator`): processes, device and precision.
+        method (`Method`): how the model learns.
+        scenario (`Scenario`): the steps and their images.
+        memory (`RehearsalMemory`, *optional*): None for methods without one.
+        processor (`ViTImageProcessor`): published with each step.
+        continuation (`Continuation`, *optional*): the published step that the run continues.
+        folder (`RunFolder`): where the run is written.
+        checkpoints (`Checkpoints`): states within the step being learned.
+        log (`RunLog`): losses and accuracies.
+        trainer (`PhaseTrainer`): trains phases.
+        evaluator (`Evaluator`): measures models, and embeds images.
+    """
+
+    arguments: Arguments
+    accelerator: Accelerator
+    method: Method
+    scenario: Scenario
+    memory: RehearsalMemory | None
+    processor: ViTImageProcessor
+    continuation: Continuation | None
+    folder: RunFolder
+    checkpoints: Checkpoints
+    log: RunLog
+    trainer: PhaseTrainer
+    evaluator: Evaluator
+
+    @property
+    def seed(self) -> int:
+        """Seed of everything that is random."""
+        return self.arguments.optimization.seed
+
+    @property
+    def num_known_steps(self) -> int:
+        """Steps of the published model that the run continues; 0 for a new model."""
+        return self.scenario.known.num_steps
+
+    @property
+    def starts_fresh(self) -> bool:
+        """Whether no step of the run is finished, or none will be once the folder is cleared."""
+        overwrite = self.arguments.output.overwrite_output_dir
+        return overwrite or self.folder.last_step() == self.num_known_steps
+
+
+def set_up(arguments: Arguments, accelerator: Accelerator) -> Setup:
+    """
+    Loads the data set, and the model to continue if there is one; nothing is written.
+
+    Raises:
+        InputError: something in the options, the data or the model cannot be used.
+    """
+    continuation = load_continuation(arguments)
+    if continuation is not None:
+        arguments = continuation.options_in(arguments)
+    check_precision(arguments, accelerator)
+    method = make_method(arguments)
+    known = continuation.known if continuation else LearnedClasses()
+    scenario = make_scenario(load_splits(arguments.data), arguments.data, known)
+    recipe = recipe_of(arguments, accelerator.num_processes, accelerator.mixed_precision)
+    folder = RunFolder(Path(arguments.output.output_dir), recipe, known.num_steps)
+    processor = continuation.processor if continuation else make_image_processor(arguments.model.image_size)
+    log, checkpoints = RunLog(accelerator, folder.path), Checkpoints(folder.checkpoints)
+    optimization = arguments.optimization
+    return Setup(
+        arguments=arguments,
+        accelerator=accelerator,
+        method=method,
+        scenario=scenario,
+        memory=_make_memory(arguments, method, scenario),
+        processor=processor,
+        continuation=continuation,
+        folder=folder,
+        checkpoints=checkpoints,
+        log=log,
+        trainer=PhaseTrainer(accelerator, arguments, method, processor, log, checkpoints, scenario.num_steps),
+        evaluator=Evaluator(accelerator, processor, optimization.per_device_eval_batch_size, optimization.num_workers),
+    )
+
+
+def prepare(setup: Setup, check_hub: Callable[[], object]) -> None:
+    """
+    Checks what only a look at the folder, the disk, the Hub and the images can find, then opens the folder.
+
+    Args:
+        setup (`Setup`): the run.
+        check_hub: asks the Hub, if it will be needed, whether it would accept what this run publishes.
+
+    Raises:
+        UserError: the Hub refuses, an image cannot be read, the disk is too small, there is no memory to continue
+            with, or the folder holds another run.
+    """
+    output = setup.arguments.output
+    on_main_process(setup.accelerator, lambda: _check_folder(setup))
+    fingerprint = _load_published_memory(setup)
+    on_main_process(setup.accelerator, check_hub)
+    fingerprint |= check_images(setup.scenario, setup.accelerator)
+    on_main_process(setup.accelerator, lambda: setup.folder.open(fingerprint, overwrite=output.overwrite_output_dir))
+    check_shared(setup.folder.path, setup.accelerator)
+    config = {name: str(value) for name, value in without_local_paths(setup.folder.recipe).items()}
+    setup.accelerator.init_trackers("dytox", config=config)
+
+
+def _make_memory(arguments: Arguments, method: Method, scenario: Scenario) -> RehearsalMemory | None:
+    if not method.uses_memory:
+        check_no_memory_asked_for(arguments)
+        return None
+    options = arguments.method
+    return make_memory(options.memory_size, len(scenario.class_names), options.fixed_memory)
+
+
+def _check_folder(setup: Setup) -> None:
+    """Whether the folder holds another run, and whether what is still to be learned has room there."""
+    overwrite = setup.arguments.output.overwrite_output_dir
+    if not overwrite:
+        setup.folder.check_recipe()
+    last_step = setup.num_known_steps if setup.starts_fresh else setup.folder.last_step()
+    memory_size = setup.arguments.method.memory_size if setup.memory is not None else 0
+    released = setup.folder.path if overwrite else setup.folder.checkpoints
+    check_disk(setup.folder.path, setup.scenario, setup.arguments, last_step, memory_size, released)
+
+
+def _load_published_memory(setup: Setup) -> dict[str, str]:
+    """Loads the memory of the step that is continued, unless the run has its own; returns its fingerprint."""
+    if setup.continuation is None or setup.memory is None or not setup.starts_fresh:
+        return {}
+    fingerprint = setup.continuation.load_memory(setup.memory)
+    check_agreement(setup.accelerator, fingerprint, "rehearsal memories")
+    return {"memory": fingerprint}
