@@ -3,13 +3,16 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-transformers quality style clean
+.PHONY: demo test test-fast test-transformers quality style clean
 
 demo: $(INSTALLED)  ## learn the digits in five steps and publish each to a Hub in a folder
 	$(PYTHON) -m hub.demo
 
 test: $(INSTALLED) test-transformers  ## all tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile tests --ignore=tests/transformers_suite
+
+test-fast: $(INSTALLED)  ## the tests that take seconds
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile -m "not slow" tests --ignore=tests/transformers_suite
 
 test-transformers: $(INSTALLED)  ## transformers' own tests of a model, on ours
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 -q tests/transformers_suite

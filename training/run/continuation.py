@@ -26,6 +26,7 @@ from training.arguments import Arguments, ContinuationArguments, MethodArguments
 from training.data.memory import RehearsalMemory, check_memory
 from training.data.scenario import LearnedClasses
 from training.run.model_source import ModelSource, is_repository
+from training.run.results import with_metrics
 
 
 logger = logging.get_logger(__name__)
@@ -99,15 +100,7 @@ class Continuation:
 
     def results_before(self, results: RunResults) -> RunResults:
         """`results` of a run without steps, with those of the steps that the model has learned already."""
-        summary = (
-            "average_incremental_accuracy",
-            "last_accuracy",
-            "forgetting",
-            "backward_transfer",
-            "average_task_aware_accuracy",
-        )
-        measured = {name: getattr(self.results, name) for name in summary}
-        return replace(results, steps=self.results.steps, ancestors=self.ancestors(), **measured)
+        return with_metrics(replace(results, steps=self.results.steps, ancestors=self.ancestors()))
 
     def describe(self, method: str) -> str:
         """What is continued, and by another method if that is so, in a line for the user."""

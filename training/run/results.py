@@ -14,19 +14,25 @@ def add_step(results: RunResults, step: StepResults) -> RunResults:
         results (`RunResults`): of the steps before.
         step (`StepResults`): what was measured after the step; forgetting and backward transfer are added here.
     """
-    steps = (*results.steps, step)
-    matrix = [each.accuracy_per_step for each in steps]
-    accuracies = [each.accuracy for each in steps]
-    task_aware = [each.task_aware_accuracy for each in steps]
-    lost, transferred = forgetting(matrix), backward_transfer(matrix)
+    return with_metrics(replace(results, steps=(*results.steps, step)))
+
+
+def with_metrics(results: RunResults) -> RunResults:
+    """The results with all metrics over their steps, also those that an earlier version did not record."""
+    matrix = [step.accuracy_per_step for step in results.steps]
+    accuracies = [step.accuracy for step in results.steps]
+    steps = tuple(
+        replace(step, forgetting=forgetting(matrix[:count]), backward_transfer=backward_transfer(matrix[:count]))
+        for count, step in enumerate(results.steps, start=1)
+    )
     return replace(
         results,
-        steps=(*results.steps, replace(step, forgetting=lost, backward_transfer=transferred)),
+        steps=steps,
         average_incremental_accuracy=average_incremental_accuracy(accuracies),
         last_accuracy=last_accuracy(accuracies),
-        average_task_aware_accuracy=average_incremental_accuracy(task_aware),
-        forgetting=lost,
-        backward_transfer=transferred,
+        forgetting=steps[-1].forgetting,
+        backward_transfer=steps[-1].backward_transfer,
+        average_task_aware_accuracy=average_incremental_accuracy([step.task_aware_accuracy for step in steps]),
     )
 
 

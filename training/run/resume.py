@@ -1,6 +1,6 @@
 """Where a run starts: new, from a published step, after its last finished step, or within a step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers.utils import logging
 
@@ -15,6 +15,7 @@ from training.loop.processes import check_agreement, on_main_process
 from training.methods import Phase
 from training.run.model import LOADING_ERRORS, rebuild_model
 from training.run.recipe import without_local_paths
+from training.run.results import with_metrics
 from training.run.setup import Setup
 
 
@@ -92,7 +93,7 @@ def _after_step(setup: Setup, step: int) -> Progress:
     if setup.memory is not None:
         setup.memory.load(setup.folder.memory_file(step))
     model = setup.folder.load_model(step, setup.arguments.model.attn_implementation)
-    results = setup.folder.results_after(step)
+    results = _in_own_words(setup, with_metrics(setup.folder.results_after(step)))
     # A run that was killed between writing the step and renewing its own results.
     on_main_process(setup.accelerator, lambda: setup.folder.save_results(results))
     return Progress(model.to(setup.accelerator.device), setup.memory, results)
@@ -105,14 +106,18 @@ def _before_first_own_step(setup: Setup) -> Progress:
         class_order=tuple(setup.scenario.class_names),
         seed=setup.seed,
         method=setup.method.name,
-        code_version=modeling_dytox.__version__,
-        method_card=setup.method.card,
     )
+    results = _in_own_words(setup, results)
     if setup.continuation is None:
         return Progress(None, setup.memory, results)
     setup.accelerator.print(setup.continuation.describe(setup.method.name))
     model = setup.continuation.model.to(setup.accelerator.device)
     return Progress(model, setup.memory, setup.continuation.results_before(results))
+
+
+def _in_own_words(setup: Setup, results: RunResults) -> RunResults:
+    """The results with what this version says of itself and of the method."""
+    return replace(results, code_version=modeling_dytox.__version__, method_card=setup.method.card)
 
 
 def _within(setup: Setup, step: Step, memory: RehearsalMemory | None) -> WithinStep | None:
