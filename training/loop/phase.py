@@ -92,37 +92,40 @@ class PhaseTrainer:
             InputError: the state after an epoch cannot be saved.
         """
         start = state.position if state else self._beginning(step, phase)
-        seed_everything(self.options.seed, step.number, phase.name)
-        freeze(model, phase.frozen)
-        learner = LossModule(self.method, model, step, phase)
-        optimizer = make_optimizer(learner, self.options.weight_decay, self.learning_rate(phase))
+        seed = (self.options.seed, step.number, phase.name)
+        learner, optimizer = self._make_learner(model, step, phase, seed)
         schedule = self._schedule(optimizer, phase)
-        if self.compiles:
-            # The model has grown: drop its old graphs before dynamo reaches its recompile limit.
-            torch.compiler.reset()
         prepared, optimizer = self.accelerator.prepare(learner, optimizer)
         self._restore(state, learner, optimizer)
         trainer = self._epoch_trainer(prepared, optimizer, step, phase)
         loader = self._loader(examples, phase, even=trainer.mixup is not None)
-        progress = self._progress(phase, start.epoch, loader.batches)
-        seed = (self.options.seed, step.number, phase.name)
+        progress = self._progress(step, phase, start.epoch, loader.batches)
         epochs = range(start.epoch, phase.epochs)
         for epoch, batches in zip(epochs, loader.epochs(epochs, *seed), strict=True):
-            name = f"step {step.number}/{self.num_steps}, {phase.name}, epoch {epoch + 1}/{phase.epochs}"
-            progress.set_description(name, refresh=False)
             seed_everything(*seed, epoch, process_index=self.accelerator.process_index)
             if schedule is not None:
                 schedule.step(max(epoch - 1, 0) if self.options.lagging_schedule else epoch)
             train_mode_except_frozen(prepared)
             started = time.perf_counter()
             losses = trainer.train(batches, progress)
-            rate = optimizer.param_groups[0]["lr"]
-            self._report(losses, step, phase, epoch, rate, loader.batches.num_drawn, started)
+            self._report(losses, step, phase, epoch, optimizer, loader.batches.num_drawn, started)
             self._save(start._replace(epoch=epoch + 1), stopwatch, learner, optimizer)
         progress.close()
         # The accelerator would otherwise keep the learner and its optimizer for the rest of the run.
         self.accelerator.free_memory()
         model.requires_grad_(True)
+
+    def _make_learner(
+        self, model: DyToxForImageClassification, step: Step, phase: Phase, seed: tuple[int | str, ...]
+    ) -> tuple[LossModule, torch.optim.Optimizer]:
+        """What trains in the phase, with auxiliary modules drawn by its seed."""
+        seed_everything(*seed)
+        freeze(model, phase.frozen)
+        learner = LossModule(self.method, model, step, phase)
+        if self.compiles:
+            # The model has grown: drop its old graphs before dynamo reaches its recompile limit.
+            torch.compiler.reset()
+        return learner, make_optimizer(learner, self.options.weight_decay, self.learning_rate(phase))
 
     def _beginning(self, step: Step, phase: Phase) -> Position:
         names = [each.name for each in self.method.phases(step)]
@@ -181,12 +184,13 @@ class PhaseTrainer:
             self.accelerator, learner, optimizer, self.normalize, step.num_seen_classes, mixup, sharpness
         )
 
-    def _progress(self, phase: Phase, first_epoch: int, batches: Batches) -> tqdm:
+    def _progress(self, step: Step, phase: Phase, first_epoch: int, batches: Batches) -> tqdm:
         return progress_bar(
             self.accelerator,
+            desc=f"step {step.number}/{self.num_steps}, {phase.name}, {phase.epochs} epochs",
             initial=first_epoch * batches.num_optimizer_steps,
             total=phase.epochs * batches.num_optimizer_steps,
-            unit="optimizer step",
+            unit="update",
         )
 
     def _loader(self, examples: Examples, phase: Phase, even: bool) -> TrainingLoader:
@@ -212,7 +216,7 @@ class PhaseTrainer:
         step: Step,
         phase: Phase,
         epoch: int,
-        learning_rate: float,
+        optimizer: torch.optim.Optimizer,
         num_images: int,
         started: float,
     ) -> None:
@@ -223,8 +227,9 @@ class PhaseTrainer:
                 "--learning_rate or train in full precision."
             )
         seconds = time.perf_counter() - started
+        rate = optimizer.param_groups[0]["lr"]
         self.log.write(
-            {"step": step.number, "phase": phase.name, "epoch": epoch + 1, "learning_rate": learning_rate}
+            {"step": step.number, "phase": phase.name, "epoch": epoch + 1, "learning_rate": rate}
             | {f"loss/{name}": loss for name, loss in losses.items()}
             | {"loss": total, "images_per_second": num_images / seconds}
         )
