@@ -1,4 +1,4 @@
-"""The metadata at the top of a card (`README.md`): reading it, and saying what is wrong with it."""
+"""The metadata at the top of a card (`README.md`): reads it and reports what is wrong with it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,13 +12,13 @@ _FENCE = "---"
 def card_metadata(content: str) -> dict[str, Any]:
     """The metadata of a card, empty if it has none; raises `ValueError` if it is not a YAML mapping."""
     lines = content.lstrip("\ufeff").splitlines()
-    if not lines or lines[0].rstrip() != _FENCE:
+    fences = [number for number, line in enumerate(lines) if line.rstrip() == _FENCE]
+    if fences[:1] != [0]:
         return {}
-    ends = [number for number, line in enumerate(lines) if number and line.rstrip() == _FENCE]
-    if not ends:
+    if len(fences) == 1:
         raise ValueError(f"the metadata that begins with {_FENCE!r} has no closing {_FENCE!r}")
     try:
-        metadata = yaml.safe_load("\n".join(lines[1 : ends[0]]))
+        metadata = yaml.safe_load("\n".join(lines[1 : fences[1]]))
     # PyYAML lets a ValueError through for an impossible date.
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"the metadata is not valid YAML: {' '.join(str(error).split())}") from None
@@ -50,20 +50,16 @@ def _field_errors(metadata: dict[str, Any]) -> Iterator[str]:
 
 def _result_errors(index: Any) -> Iterator[str]:
     """What is wrong with a `model-index`: models with results, each naming a task, a data set and metrics."""
-    if index is None:
-        return
     for place, model in _members(index, '"model-index"'):
+        if not isinstance(_get(model, "results"), list):
+            yield f"{place}.results is required"
         for inner, result in _members(_get(model, "results"), f"{place}.results"):
-            required = {"task": ("type",), "dataset": ("type", "name")}
-            for key, names in required.items():
-                for name in names:
-                    if not isinstance(_get(_get(result, key), name), str):
-                        yield f"{inner}.{key}.{name} is required"
+            for key, name in (("task", "type"), ("dataset", "type"), ("dataset", "name")):
+                if not isinstance(_get(_get(result, key), name), str):
+                    yield f"{inner}.{key}.{name} is required"
             for metric_place, metric in _members(_get(result, "metrics"), f"{inner}.metrics"):
                 if not isinstance(_get(metric, "type"), str) or _get(metric, "value") is None:
                     yield f"{metric_place} must have a type and a value"
-        if not isinstance(_get(model, "results"), list):
-            yield f"{place}.results is required"
 
 
 def _members(value: Any, place: str) -> list[tuple[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from itertools import islice
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import parse_qs
 
 from dulwich.ignore import IgnoreFilter, read_ignore_patterns
@@ -14,11 +14,12 @@ from dulwich.objects import Commit
 
 from hub.local import xet
 from hub.local.describe import add_last_commits, describe
+from hub.local.errors import HubError
 from hub.local.git import Files, GitRepository
-from hub.local.http import API, Body, HubError, Request, Response, Router, member, parse_object
-from hub.local.lfs import MAX_REGULAR_BYTES, Pointer, check_sha256, is_large
+from hub.local.http import API, MAX_JSON_BYTES, Request, Response, Router, member, parse_object
+from hub.local.lfs import MAX_REGULAR_BYTES, Pointer, is_large
 from hub.local.names import check_path
-from hub.local.store import Repository, Store
+from hub.local.store import Repository
 
 
 router = Router()
@@ -28,40 +29,38 @@ ENTRIES_PER_PAGE = 1000
 Payload = Mapping[str, Any]
 
 
-@router.route("GET", API + r"/tree/(?P<revision>[^/]+)(?:/(?P<path>.*))?")
-def list_tree(store: Store, request: Request, kind: str, repo_id: str, revision: str, path: str = "") -> Response:
+@router.repository_route("GET", API + r"/tree/(?P<revision>[^/]+)(?:/(?P<path>.*))?")
+def list_tree(repository: Repository, request: Request, revision: str, path: str = "") -> Response:
     """One page of the files and folders below a folder."""
     start = request.number("cursor")
-    with store.open(kind, repo_id, request.account).git() as git:
+    end = start + ENTRIES_PER_PAGE
+    with repository.git() as git:
         commit = git.find(revision)
         found = git.entries(commit, path.strip("/"), request.flag("recursive"))
         if found is None:
             raise HubError(404, f"{path} does not exist on {revision!r}", "EntryNotFound")
-        page = islice(found.items(), start, start + ENTRIES_PER_PAGE)
-        entries = [describe(git, name, object_id) for name, object_id in page]
+        entries = [describe(name, git.read(object_id)) for name, object_id in islice(found.items(), start, end)]
         if request.flag("expand"):
             add_last_commits(git, commit, entries)
-    following = start + ENTRIES_PER_PAGE
-    return Response.of_json(entries, headers=request.link_to(cursor=following) if following < len(found) else {})
+    return Response.of_json(entries, headers=request.link_to(cursor=end) if end < len(found) else {})
 
 
-@router.route("POST", API + r"/paths-info/(?P<revision>[^/]+)")
-def list_paths(store: Store, request: Request, kind: str, repo_id: str, revision: str) -> Response:
+@router.repository_route("POST", API + r"/paths-info/(?P<revision>[^/]+)")
+def list_paths(repository: Repository, request: Request, revision: str) -> Response:
     """The files and folders of a form's `paths`; what does not exist is left out."""
     form = parse_qs(request.body.read().decode(errors="replace"))
-    with store.open(kind, repo_id, request.account).git() as git:
+    with repository.git() as git:
         commit = git.find(revision)
         found = {path: git.lookup(commit, path) for path in form.get("paths", [])}
-        entries = [describe(git, path, object_id) for path, object_id in found.items() if object_id is not None]
+        entries = [describe(path, git.read(object_id)) for path, object_id in found.items() if object_id is not None]
         if form.get("expand", [""])[-1].lower() == "true":
             add_last_commits(git, commit, entries)
     return Response.of_json(entries)
 
 
-@router.route("POST", API + r"/preupload/(?P<revision>[^/]+)")
-def plan_upload(store: Store, request: Request, kind: str, repo_id: str, revision: str) -> Response:
+@router.repository_route("POST", API + r"/preupload/(?P<revision>[^/]+)", write=True)
+def plan_upload(repository: Repository, request: Request, revision: str) -> Response:
     """How each file is to be uploaded, and what is already there in its place."""
-    repository = store.open(kind, repo_id, request.account, write=True)
     _refuse_pull_request(request)
     payload = request.json()
     files = member(payload, "files", list)
@@ -85,8 +84,8 @@ def _ignored(payload: Payload, git: GitRepository, commit: Commit) -> IgnoreFilt
 
 
 def _read_file(git: GitRepository, commit: Commit, path: str) -> bytes:
-    blob = git.lookup(commit, path)
-    return b"" if blob is None or git.is_folder(blob) else git.read(blob)
+    blob = git.find_file(commit, path)
+    return blob.data if blob is not None else b""
 
 
 def _plan(file: Any, git: GitRepository, commit: Commit, ignored: IgnoreFilter, attributes: bytes) -> dict[str, Any]:
@@ -100,10 +99,10 @@ def _plan(file: Any, git: GitRepository, commit: Commit, ignored: IgnoreFilter, 
         "uploadMode": "lfs" if large else "regular",
         "shouldIgnore": bool(ignored.is_ignored(path)),
     }
-    current = git.lookup(commit, path)
-    if current is not None and not git.is_folder(current):
-        entry = describe(git, path, current)
-        plan["oid"] = entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]
+    current = git.find_file(commit, path)
+    if current is not None:
+        entry = describe(path, current)
+        plan["oid"] = entry.get("lfs", entry)["oid"]
     return plan
 
 
@@ -114,26 +113,24 @@ def _decode(text: str, path: str) -> bytes:
         raise HubError(400, f"the content of {path!r} is not valid base64") from None
 
 
-@router.route("POST", API + r"/commit/(?P<revision>[^/]+)")
-def create_commit(store: Store, request: Request, kind: str, repo_id: str, revision: str) -> Response:
-    """Apply a list of changes to a branch as one commit; none is made if they change nothing."""
-    repository = store.open(kind, repo_id, request.account, write=True)
+@router.repository_route("POST", API + r"/commit/(?P<revision>[^/]+)", write=True)
+def create_commit(repository: Repository, request: Request, revision: str) -> Response:
+    """Applies a list of changes to a branch as one commit; none is made if they change nothing."""
     _refuse_pull_request(request)
     with TemporaryFile(dir=repository.incoming) as spool:
         # Received before the repository is locked: a slow client must not keep others waiting.
         for chunk in request.body.chunks():
             spool.write(chunk)
-        length = spool.tell()
         spool.seek(0)
         with repository.writing() as git:
-            commit = _commit(repository, git, revision, request.author, Body(spool, length))
+            commit = _commit(repository, git, revision, request.author, spool)
     oid = commit.id.decode()
     url = f"{request.endpoint}/{repository.url_path}/commit/{oid}"
     return Response.of_json({"success": True, "commitUrl": url, "commitOid": oid, "hookOutput": ""})
 
 
-def _commit(repository: Repository, git: GitRepository, branch: str, author: str, body: Body) -> Commit:
-    items = _items(body)
+def _commit(repository: Repository, git: GitRepository, branch: str, author: str, spool: BinaryIO) -> Commit:
+    items = _items(spool)
     key, header = next(items, ("", {}))
     if key != "header":
         raise HubError(400, f"a commit begins with its header, got {key!r}")
@@ -150,8 +147,10 @@ def _commit(repository: Repository, git: GitRepository, branch: str, author: str
     return git.commit(branch, parent, files, author, message)
 
 
-def _items(body: Body) -> Iterator[tuple[str, Payload]]:
-    for line in body.lines():
+def _items(spool: BinaryIO) -> Iterator[tuple[str, Payload]]:
+    while line := spool.readline(MAX_JSON_BYTES + 1):
+        if len(line) > MAX_JSON_BYTES:
+            raise HubError(413, f"a line of the request is longer than {MAX_JSON_BYTES} bytes: send it as LFS")
         if line.strip():
             item = parse_object(line)
             yield member(item, "key", str), member(item, "value", dict)
@@ -168,7 +167,7 @@ def _put_file(repository: Repository, git: GitRepository, files: Files, value: P
 
 
 def _put_large_file(repository: Repository, git: GitRepository, files: Files, value: Payload) -> None:
-    path, oid = check_path(member(value, "path", str)), check_sha256(member(value, "oid", str))
+    path, oid = check_path(member(value, "path", str)), member(value, "oid", str)
     if repository.blobs.size(oid) is None:
         xet.receive(repository, oid)
     size = repository.blobs.size(oid)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import Any
 
-from dulwich.objects import Commit, ObjectID
+from dulwich.objects import Blob, Commit, Tree
 
 from hub.local.git import GitRepository
 from hub.local.lfs import Pointer
@@ -18,17 +18,17 @@ def format_date(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 
-def describe(git: GitRepository, path: str, object_id: ObjectID) -> Entry:
+def describe(path: str, found: Blob | Tree) -> Entry:
     """The file or folder at `path`; a large file has the size of its content and an `lfs` member."""
-    oid = object_id.decode()
-    if git.is_folder(object_id):
+    oid = found.id.decode()
+    if isinstance(found, Tree):
         return {"type": "directory", "path": path, "oid": oid, "size": 0}
-    content = git.read(object_id)
-    pointer = Pointer.parse(content)
+    entry = {"type": "file", "path": path, "oid": oid, "size": len(found.data)}
+    pointer = Pointer.parse(found.data)
     if pointer is None:
-        return {"type": "file", "path": path, "oid": oid, "size": len(content)}
-    lfs = {"oid": pointer.oid, "size": pointer.size, "pointerSize": len(content)}
-    return {"type": "file", "path": path, "oid": oid, "size": pointer.size, "lfs": lfs}
+        return entry
+    lfs = {"oid": pointer.oid, "size": pointer.size, "pointerSize": len(found.data)}
+    return {**entry, "size": pointer.size, "lfs": lfs}
 
 
 def describe_commit(commit: Commit) -> Entry:
@@ -45,9 +45,10 @@ def describe_commit(commit: Commit) -> Entry:
 
 
 def add_last_commits(git: GitRepository, commit: Commit, entries: Iterable[Entry]) -> None:
-    """Give each entry of `commit` a `lastCommit`: the newest one that changed it."""
+    """Gives each entry of `commit` a `lastCommit`: the newest one that changed it."""
     pending = {entry["path"]: entry for entry in entries}
-    for newer, older in git.history_pairs(commit):
+    for newer in git.history(commit):
+        older = git.parent(newer)
         for path, entry in list(pending.items()):
             before = git.lookup(older, path) if older is not None else None
             if before is None or before.decode() != entry["oid"]:

@@ -4,17 +4,15 @@ import re
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from itertools import tee, zip_longest
-from pathlib import Path
-from types import TracebackType
+from pathlib import Path, PurePosixPath
 
 from dulwich.index import commit_tree
-from dulwich.object_store import iter_tree_contents
+from dulwich.object_store import iter_tree_contents, peel_sha
 from dulwich.objects import Blob, Commit, ObjectID, Tag, Tree
 from dulwich.refs import Ref
 from dulwich.repo import Repo
 
-from hub.local.http import HubError
+from hub.local.errors import HubError
 from hub.local.names import check_ref, encode
 
 
@@ -22,11 +20,14 @@ MAIN = "main"
 HEADS = "refs/heads/"
 TAGS = "refs/tags/"
 
+_FILE_MODE = stat.S_IFREG | 0o644
+
 Files = dict[str, ObjectID]
 
 
 class GitRepository:
-    """A bare git repository whose commits are written directly, without a working tree.
+    """
+    A bare git repository whose commits are written directly, without a working tree; closed by `with`.
 
     Objects and refs are written aside and renamed by dulwich, objects first: whenever the process dies, every ref
     still names a complete commit. Writers of the same repository must take turns; readers need no lock.
@@ -40,14 +41,12 @@ class GitRepository:
     def __enter__(self) -> "GitRepository":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._repo.close()
 
     @staticmethod
     def create(path: Path, files: Mapping[str, bytes], author: str) -> None:
-        """Make a repository at the new folder `path`, with one commit of `files` on `main`."""
+        """Makes a repository at the new folder `path`, with one commit of `files` on `main`."""
         path.mkdir(parents=True)
         repo = Repo.init_bare(str(path), default_branch=encode(MAIN))
         config = repo.get_config()
@@ -61,115 +60,109 @@ class GitRepository:
 
     def find(self, revision: str) -> Commit:
         """The commit of a branch, a tag, a full ref or a 40-digit commit id; raises `HubError` 404 otherwise."""
-        for prefix in (HEADS, TAGS, ""):
-            # dulwich answers None for a name that is no valid ref, so `..` leads nowhere.
-            value = self._refs.read_ref(Ref(encode(prefix + revision)))
-            commit = self._peel(ObjectID(value)) if value else None
-            if commit is not None:
-                return commit
-        named = re.fullmatch(r"[0-9a-f]{40}", revision) and self._peel(ObjectID(revision.encode()))
-        if not named:
+        commits = (self._read_ref(prefix + revision) for prefix in (HEADS, TAGS, ""))
+        commit = next(filter(None, commits), None)
+        if commit is None and re.fullmatch(r"[0-9a-f]{40}", revision):
+            commit = self._peel(ObjectID(revision.encode()))
+        if commit is None:
             raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        return named
+        return commit
 
     def head(self, branch: str) -> Commit:
         """The last commit of `branch`; raises `HubError` 404 if there is none, 400 if it names no branch."""
-        value = self._refs.read_ref(Ref(encode(HEADS + branch)))
-        commit = self._peel(ObjectID(value)) if value else None
+        commit = self._read_ref(HEADS + branch)
         if commit is None:
             self.find(branch)
             raise HubError(400, f"revision {branch!r} is not a branch: commits go to branches only")
         return commit
 
+    def _read_ref(self, name: str) -> Commit | None:
+        # dulwich returns None for an invalid name, so `..` leads nowhere.
+        value = self._refs.read_ref(Ref(encode(name)))
+        return self._peel(ObjectID(value)) if value else None
+
     def _peel(self, object_id: ObjectID) -> Commit | None:
         try:
-            found = self._store[object_id]
-            while isinstance(found, Tag):
-                found = self._store[found.object[1]]
+            _, found = peel_sha(self._store, object_id)
         except KeyError:
             return None
         return found if isinstance(found, Commit) else None
 
     def refs(self, prefix: str) -> dict[str, Commit]:
         """The commits of all branches (`HEADS`) or tags (`TAGS`) by name, sorted."""
-        found = {}
-        for name, value in sorted(self._refs.as_dict(Ref(encode(prefix.rstrip("/")))).items()):
-            commit = self._peel(value)
-            if commit is not None:
-                found[name.decode()] = commit
-        return found
+        values = sorted(self._refs.as_dict(Ref(encode(prefix.rstrip("/")))).items())
+        commits = ((name.decode(), self._peel(value)) for name, value in values)
+        return {name: commit for name, commit in commits if commit is not None}
+
+    def parent(self, commit: Commit) -> Commit | None:
+        """The commit before `commit`, `None` for the first (histories here are linear)."""
+        return self._peel(commit.parents[0]) if commit.parents else None
 
     def history(self, commit: Commit) -> Iterator[Commit]:
-        """Yield `commit` and its ancestors, newest first (histories here are linear)."""
-        while True:
-            yield commit
-            parent = self._peel(commit.parents[0]) if commit.parents else None
-            if parent is None:
-                return
-            commit = parent
-
-    def history_pairs(self, commit: Commit) -> Iterator[tuple[Commit, Commit | None]]:
-        """Yield each commit of the history with the one before it, `None` for the first."""
-        newer, older = tee(self.history(commit))
-        next(older)
-        return zip_longest(newer, older)
+        """Yields `commit` and its ancestors, newest first."""
+        current: Commit | None = commit
+        while current is not None:
+            yield current
+            current = self.parent(current)
 
     def files(self, commit: Commit) -> Files:
         """The blob of every file of `commit`, by path."""
         entries = iter_tree_contents(self._store, commit.tree)
         return {entry.path.decode(): entry.sha for entry in entries if entry.path and entry.sha}
 
-    def entries(self, commit: Commit, folder: str, recursive: bool) -> dict[str, ObjectID] | None:
-        """The files and folders below `folder` (`""`: the root) by path; `None` if there is no such folder.
-
-        Without `recursive`, only the direct members. Folders are told from files by `is_folder` of their object.
-        """
-        root = commit.tree if not folder else self.lookup(commit, folder)
-        if root is None or not self.is_folder(root):
+    def entries(self, commit: Commit, folder: str, recursive: bool) -> Files | None:
+        """The members of `folder` (`""`: the root) by path, or all that is below it; `None` if it is no folder."""
+        root = self.lookup(commit, folder)
+        tree = self.read(root) if root is not None else None
+        if not isinstance(tree, Tree):
             return None
-        prefix = f"{folder}/" if folder else ""
         if recursive:
-            found = iter_tree_contents(self._store, root, include_trees=True)
+            found = iter_tree_contents(self._store, tree.id, include_trees=True)
         else:
-            tree = self._store[root]
-            assert isinstance(tree, Tree)
             found = tree.iteritems(name_order=True)
+        prefix = f"{folder}/" if folder else ""
         return {prefix + entry.path.decode(): entry.sha for entry in found if entry.path and entry.sha}
 
     def lookup(self, commit: Commit, path: str) -> ObjectID | None:
-        """The object of a file or folder of `commit`, or `None`."""
+        """The object of a file or folder of `commit` (`""`: the root), or `None`."""
         current: ObjectID = commit.tree
-        for part in path.split("/"):
+        for name in path.split("/") if path else ():
             tree = self._store[current]
-            if not isinstance(tree, Tree) or encode(part) not in tree:
+            if not isinstance(tree, Tree) or encode(name) not in tree:
                 return None
-            current = tree[encode(part)][1]
+            current = tree[encode(name)][1]
         return current
 
-    def is_folder(self, object_id: ObjectID) -> bool:
-        """Whether the object is a folder."""
-        return isinstance(self._store[object_id], Tree)
+    def read(self, object_id: ObjectID) -> Blob | Tree:
+        """The file or folder that is this object."""
+        found = self._store[object_id]
+        assert isinstance(found, Blob | Tree)
+        return found
 
-    def read(self, object_id: ObjectID) -> bytes:
-        """The content of a blob."""
-        blob = self._store[object_id]
-        assert isinstance(blob, Blob)
-        return blob.data
+    def find_file(self, commit: Commit, path: str) -> Blob | None:
+        """The file at `path` of `commit`, or `None`."""
+        object_id = self.lookup(commit, path)
+        found = self.read(object_id) if object_id is not None else None
+        return found if isinstance(found, Blob) else None
 
     def add_blob(self, content: bytes) -> ObjectID:
-        """Store `content`; until a commit names it, it is invisible."""
+        """Stores `content`; until a commit names it, it is invisible."""
         blob = Blob.from_string(content)
         self._store.add_object(blob)
         return blob.id
 
     def commit(self, branch: str, parent: Commit | None, files: Files, author: str, message: str) -> Commit:
-        """Put `files` on `branch` as a child of `parent`; the parent itself if it already has this very content.
-
-        The ref is written last. Raises `HubError` 400 if a path is both a file and a folder.
         """
-        tree = commit_tree(
-            self._store, [(encode(path), blob, _FILE_MODE) for path, blob in _consistent(files).items()]
-        )
+        Puts `files` on `branch` as a child of `parent`. The ref is written last.
+
+        Returns:
+            `Commit`: the new commit, or `parent` if that has the same content.
+
+        Raises:
+            `HubError`: 400, a path is both a file and a folder.
+        """
+        _refuse_files_as_folders(files)
+        tree = commit_tree(self._store, [(encode(path), blob, _FILE_MODE) for path, blob in files.items()])
         if parent is not None and parent.tree == tree:
             return parent
         commit = Commit()
@@ -185,7 +178,7 @@ class GitRepository:
         return commit
 
     def create_ref(self, prefix: str, name: str, commit: Commit, author: str, message: str = "") -> None:
-        """Name `commit` by a new branch or tag, a tag with a `message` being annotated; raises `HubError` 409."""
+        """Names `commit` by a new branch or tag, a tag with a `message` being annotated; raises `HubError` 409."""
         check_ref(name)
         for known in self.refs(prefix):
             if known == name or known.startswith(f"{name}/") or name.startswith(f"{known}/"):
@@ -205,23 +198,19 @@ class GitRepository:
         return tag.id
 
     def delete_ref(self, prefix: str, name: str) -> None:
-        """Forget a branch or tag; raises `HubError` 404 RevisionNotFound if there is none."""
+        """Deletes a branch or tag; raises `HubError` 404 if there is none."""
         ref = Ref(encode(prefix + name))
         if self._refs.read_ref(ref) is None:
             raise HubError(404, f"Reference does not exist: {prefix}{name}", "RevisionNotFound")
         self._refs.remove_if_equals(ref, None)
 
 
-_FILE_MODE = stat.S_IFREG | 0o644
-
-
 def _identity(account: str) -> bytes:
     return f"{account} <{account}@localhost>".encode()
 
 
-def _consistent(files: Files) -> Files:
+def _refuse_files_as_folders(files: Files) -> None:
     for path in files:
-        for end, character in enumerate(path):
-            if character == "/" and path[:end] in files:
-                raise HubError(400, f"{path[:end]!r} cannot be both a file and a folder (of {path!r})")
-    return files
+        for folder in map(str, PurePosixPath(path).parents):
+            if folder in files:
+                raise HubError(400, f"{folder!r} cannot be both a file and a folder (of {path!r})")

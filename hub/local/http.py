@@ -1,4 +1,4 @@
-"""What the routes of the local Hub see of HTTP: a request, a response, an error, and a table of routes."""
+"""What the routes of the local Hub see of HTTP: a request, a response and a table of routes."""
 
 import json
 import re
@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from email.message import Message
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlencode
+
+from hub.local.accounts import Account
+from hub.local.errors import HubError
+from hub.local.store import Store
 
 
 API = r"/api/(?P<kind>models|datasets|spaces)/(?P<repo_id>[^/]+/[^/]+)"
@@ -18,104 +22,33 @@ MAX_JSON_BYTES = 32 << 20
 T = TypeVar("T")
 
 
-class HubError(Exception):
-    """An answer other than success.
-
-    Args:
-        status: HTTP status, 400..599.
-        message: one line for the user, sent as `X-Error-Message` and as JSON `error`.
-        code: the Hub's machine-readable name of the error, sent as `X-Error-Code`, e.g. `"RepoNotFound"`.
-        headers: further headers of the answer.
-        payload: further keys of the JSON answer.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        code: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        payload: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.code = code
-        self.headers = dict(headers or {})
-        self.payload = dict(payload or {})
-
-    def response(self) -> "Response":
-        """The error as an answer in the shape the Hub's clients parse."""
-        # A header value is latin-1 without line breaks; the JSON carries the message unchanged.
-        headers = {"X-Error-Message": re.sub(r"[^\x20-\x7e]", "?", self.message), **self.headers}
-        if self.code is not None:
-            headers["X-Error-Code"] = self.code
-        return Response.of_json({"error": self.message, **self.payload}, self.status, headers)
-
-
 class Body:
     """The body of a request: `length` bytes of `stream`, read at most once and never as a whole unless asked."""
 
-    def __init__(self, stream: BufferedIOBase | BinaryIO, length: int) -> None:
+    def __init__(self, stream: BufferedIOBase, length: int) -> None:
         self._stream = stream
         self.length = length
-        self.remaining = length
-
-    def _take(self, data: bytes) -> bytes:
-        if not data:
-            raise ConnectionError(f"the client hung up {self.remaining} bytes before the end of its request")
-        self.remaining -= len(data)
-        return data
+        self._remaining = length
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield what is left in pieces of at most `CHUNK_BYTES`."""
-        while self.remaining:
-            yield self._take(self._stream.read(min(CHUNK_BYTES, self.remaining)))
-
-    def lines(self) -> Iterator[bytes]:
-        """Yield what is left line by line; raises `HubError` 413 for a line over `MAX_JSON_BYTES`."""
-        while self.remaining:
-            line = self._take(self._stream.readline(min(MAX_JSON_BYTES, self.remaining)))
-            if self.remaining and not line.endswith(b"\n"):
-                raise HubError(413, f"a line of the request is longer than {MAX_JSON_BYTES} bytes: send it as LFS")
-            yield line
+        """Yields what is left in pieces of at most `CHUNK_BYTES`."""
+        while self._remaining:
+            chunk = self._stream.read(min(CHUNK_BYTES, self._remaining))
+            if not chunk:
+                raise ConnectionError(f"the client hung up {self._remaining} bytes before the end of its request")
+            self._remaining -= len(chunk)
+            yield chunk
 
     def read(self) -> bytes:
-        """Return what is left; raises `HubError` 413 if it is over `MAX_JSON_BYTES`."""
-        if self.remaining > MAX_JSON_BYTES:
+        """Returns what is left; raises `HubError` 413 if it is over `MAX_JSON_BYTES`."""
+        if self._remaining > MAX_JSON_BYTES:
             raise HubError(413, f"the request has {self.length} bytes, at most {MAX_JSON_BYTES} are accepted here")
         return b"".join(self.chunks())
-
-    def drain(self) -> None:
-        """Read and forget what is left, so that the connection can carry the answer and the next request."""
-        for _ in self.chunks():
-            pass
-
-
-@dataclass(frozen=True)
-class Account:
-    """Who is asking.
-
-    Attributes:
-        name: the user's name, also a namespace.
-        orgs: organizations of the user, further namespaces.
-        role: `"read"` or `"write"`.
-        everywhere: whether all namespaces count as the user's own.
-    """
-
-    name: str
-    orgs: tuple[str, ...] = ()
-    role: str = "write"
-    everywhere: bool = False
-
-    def belongs_to(self, namespace: str) -> bool:
-        """Whether `namespace` is the user's or one of their organizations'."""
-        return self.everywhere or namespace == self.name or namespace in self.orgs
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request, stripped of transport: `account` is `None` for an anonymous caller."""
+    """One request; `account` is `None` if it is anonymous, `endpoint` is the Hub's address as the sender knows it."""
 
     path: str
     query: Mapping[str, list[str]]
@@ -128,18 +61,17 @@ class Request:
         """Whether the query asks for `name`, as `true` or `1`."""
         return self.query.get(name, [""])[-1].lower() in ("true", "1")
 
-    def number(self, name: str, default: int = 0) -> int:
-        """A whole number >= 0 of the query; raises `HubError` 400 for anything else."""
-        text = self.query.get(name, [str(default)])[-1]
+    def number(self, name: str) -> int:
+        """A whole number of the query, 0 if it is absent; raises `HubError` 400 for anything else."""
+        text = self.query.get(name, ["0"])[-1]
         if not re.fullmatch(r"[0-9]{1,18}", text):
             raise HubError(400, f"query parameter {name}={text!r}: expected a whole number >= 0")
         return int(text)
 
     @property
     def author(self) -> str:
-        """The name to put on a change; raises `HubError` 401 for an anonymous caller."""
-        if self.account is None:
-            raise HubError(401, "Log in to change anything: the request has no token")
+        """The name to put on a change, which nobody anonymous may make."""
+        assert self.account is not None
         return self.account.name
 
     def link_to(self, **query: int) -> dict[str, str]:
@@ -153,7 +85,7 @@ class Request:
 
 
 def parse_object(text: bytes) -> dict[str, Any]:
-    """Parse a JSON object; raises `HubError` 400 if `text` is none."""
+    """Parses a JSON object; raises `HubError` 400 if `text` is none."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -166,7 +98,7 @@ def parse_object(text: bytes) -> dict[str, Any]:
 def member(payload: Mapping[str, Any], key: str, kind: type[T]) -> T:
     """`payload[key]`, which must be a `kind`; raises `HubError` 400 if it is absent or another type."""
     value = payload.get(key)
-    # JSON knows booleans apart from numbers, Python does not.
+    # JSON distinguishes booleans from numbers, Python does not.
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise HubError(400, f"{key!r} is {value!r:.80}: expected a {kind.__name__}")
     return value
@@ -174,11 +106,18 @@ def member(payload: Mapping[str, Any], key: str, kind: type[T]) -> T:
 
 @dataclass(frozen=True)
 class FileRange:
-    """`length` bytes of the file at `path`, from byte `start`."""
+    """The bytes from `start` to `stop` of the file at `path`; has the length and the slices of those bytes."""
 
     path: Path
     start: int
-    length: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, part: slice) -> "FileRange":
+        start, stop, _ = part.indices(len(self))
+        return FileRange(self.path, self.start + start, self.start + stop)
 
 
 @dataclass(frozen=True)
@@ -187,7 +126,7 @@ class Response:
 
     status: int = 200
     body: bytes | FileRange = b""
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_json(cls, value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> "Response":
@@ -195,17 +134,22 @@ class Response:
         body = json.dumps(value, default=str).encode()
         return cls(status, body, {"Content-Type": "application/json; charset=utf-8", **(headers or {})})
 
-    @property
-    def length(self) -> int:
-        """Bytes in the body."""
-        return len(self.body) if isinstance(self.body, bytes) else self.body.length
+    @classmethod
+    def of_error(cls, error: HubError) -> "Response":
+        """An error in the shape the Hub's clients parse."""
+        # A header value is latin-1 without line breaks; the JSON carries the message unchanged.
+        headers = {"X-Error-Message": re.sub(r"[^\x20-\x7e]", "?", error.message), **error.headers}
+        if error.code is not None:
+            headers["X-Error-Code"] = error.code
+        return cls.of_json({"error": error.message, **error.payload}, error.status, headers)
 
 
 Route = Callable[..., Response]
 
 
 class Router:
-    """A table of routes: a method, a pattern of the raw path, a function of the hub, the request and the groups.
+    """
+    A table of routes: a method, a pattern of the raw path, a function of the hub, the request and the groups.
 
     Patterns match the path as sent, so that `%2F` within a branch name is no separator; groups are unquoted after.
     """
@@ -214,10 +158,25 @@ class Router:
         self._routes: list[tuple[str, re.Pattern[str], Route]] = []
 
     def route(self, method: str, pattern: str) -> Callable[[Route], Route]:
-        """Register the decorated function for `method` on paths that match the whole of `pattern`."""
+        """Registers a function `(store, request, **groups)` for paths that match the whole of `pattern`."""
 
         def register(function: Route) -> Route:
             self._routes.append((method, re.compile(pattern), function))
+            return function
+
+        return register
+
+    def repository_route(self, method: str, pattern: str, write: bool = False) -> Callable[[Route], Route]:
+        """
+        Registers a function `(repository, request, **groups)`, which is called only if the sender may read the
+        repository that `pattern` names by its groups `kind` and `repo_id`, or may write to it.
+        """
+
+        def register(function: Route) -> Route:
+            @self.route(method, pattern)
+            def opened(store: Store, request: Request, repo_id: str, kind: str = "models", **groups: str) -> Response:
+                return function(store.open(kind, repo_id, request.account, write), request, **groups)
+
             return function
 
         return register

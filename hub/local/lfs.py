@@ -1,5 +1,6 @@
 """Large files of a repository of the local Hub: which files count as large, and where their content is kept."""
 
+import codecs
 import hashlib
 import io
 import os
@@ -8,11 +9,10 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from dulwich.attrs import compile_gitattributes_patterns, match_path, parse_git_attributes
 
-from hub.local.http import CHUNK_BYTES, HubError
+from hub.local.errors import HubError
 from hub.local.names import encode
 
 
@@ -27,7 +27,7 @@ DEFAULT_GITATTRIBUTES = "".join(
     f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in _LFS_PATTERNS
 ).encode()
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CHUNK_BYTES = 1 << 20
 _POINTER = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\nsize ([0-9]{1,18})\n"
 )
@@ -51,17 +51,10 @@ class Pointer:
         return cls(match[1].decode(), int(match[2])) if match else None
 
 
-def check_sha256(oid: str) -> str:
-    """Return `oid` if it is a SHA-256 in hex; raises `HubError` 400 otherwise."""
-    if not _SHA256.fullmatch(oid):
-        raise HubError(400, f"LFS object id {oid!r:.80}: expected 64 hexadecimal digits")
-    return oid
-
-
 def is_large(path: str, size: int, sample: bytes, gitattributes: bytes) -> bool:
-    """Whether a file goes to LFS: by the repository's `.gitattributes`, by `size` in bytes, or for not being text.
-
-    `sample` is how the file begins; it may end within a character.
+    """
+    Whether a file goes to LFS: by the repository's `.gitattributes`, by its size in bytes, or for not being text.
+    `sample` is its beginning, which may end within a character.
     """
     patterns = compile_gitattributes_patterns(parse_git_attributes(io.BytesIO(gitattributes)), ".gitattributes")
     by_name = match_path(patterns, encode(path)).get(b"filter") == b"lfs"
@@ -70,23 +63,24 @@ def is_large(path: str, size: int, sample: bytes, gitattributes: bytes) -> bool:
 
 def _is_text(sample: bytes) -> bool:
     try:
-        sample.decode()
-    except UnicodeDecodeError as error:
-        if error.reason != "unexpected end of data":
-            return False
+        codecs.getincrementaldecoder("utf-8")().decode(sample)
+    except UnicodeDecodeError:
+        return False
     return b"\0" not in sample
 
 
 class BlobStore:
-    """Files under `folder` by SHA-256; what arrives is written under `incoming` and renamed once it is verified."""
+    """Large files by SHA-256 in `folder`; what arrives is written in `incoming` and moved once it is verified."""
 
     def __init__(self, folder: Path, incoming: Path) -> None:
         self._folder = folder
         self._incoming = incoming
 
     def path(self, oid: str) -> Path:
-        """Where the content of `oid` is, if it is stored."""
-        return self._folder / oid[:2] / check_sha256(oid)
+        """Where the content of `oid` is, if it is stored; raises `HubError` 400 if `oid` is no SHA-256 in hex."""
+        if not re.fullmatch(r"[0-9a-f]{64}", oid):
+            raise HubError(400, f"LFS object id {oid!r:.80}: expected 64 hexadecimal digits")
+        return self._folder / oid[:2] / oid
 
     def size(self, oid: str) -> int | None:
         """Bytes of the content of `oid`, `None` if it is not stored."""
@@ -96,20 +90,16 @@ class BlobStore:
             return None
 
     def add(self, pointer: Pointer, chunks: Iterable[bytes]) -> None:
-        """Store the content of `pointer`; raises `HubError` 400 if `chunks` are another content."""
-        aside = self._incoming / uuid.uuid4().hex
-        digest = hashlib.sha256()
+        """Stores the content of `pointer`; raises `HubError` 400 if `chunks` are another content."""
+        upload = uuid.uuid4().hex
         try:
-            with open(aside, "xb") as file:
-                for chunk in chunks:
-                    digest.update(chunk)
-                    file.write(chunk)
-                self._keep(pointer, digest.hexdigest(), file)
+            self.write_part(upload, 0, chunks)
+            self.finish(upload, pointer)
         finally:
-            aside.unlink(missing_ok=True)
+            (self._incoming / upload).unlink(missing_ok=True)
 
     def write_part(self, upload: str, offset: int, chunks: Iterable[bytes]) -> None:
-        """Write a part of the content that the upload named `upload` gathers, at byte `offset`."""
+        """Writes a part of the content that the upload named `upload` gathers, at byte `offset`."""
         descriptor = os.open(self._incoming / upload, os.O_WRONLY | os.O_CREAT, 0o666)
         with open(descriptor, "wb") as file:
             file.seek(offset)
@@ -117,26 +107,27 @@ class BlobStore:
                 file.write(chunk)
 
     def finish(self, upload: str, pointer: Pointer) -> None:
-        """Store what the upload gathered, doing nothing if that was done; raises `HubError` 400 as `add` does."""
-        if self.size(pointer.oid) is not None:
-            return
+        """Stores what the upload gathered, if that is not done yet; raises `HubError` 400 as `add` does."""
+        aside = self._incoming / upload
+        digest = hashlib.sha256()
         try:
-            with open(self._incoming / upload, "r+b") as file:
-                digest = hashlib.sha256()
-                while chunk := file.read(CHUNK_BYTES):
+            with open(aside, "r+b") as file:
+                while chunk := file.read(_CHUNK_BYTES):
                     digest.update(chunk)
-                self._keep(pointer, digest.hexdigest(), file)
+                received = (digest.hexdigest(), file.tell())
+                if received != (pointer.oid, pointer.size):
+                    raise HubError(
+                        400,
+                        f"LFS object {pointer.oid} of {pointer.size} bytes: received {received[0]} of {received[1]} "
+                        "bytes, upload it again",
+                    )
+                os.fsync(file.fileno())
         except FileNotFoundError:
-            raise HubError(400, f"LFS object {pointer.oid}: no part of it has arrived, upload it again") from None
+            if self.size(pointer.oid) is None:
+                raise HubError(400, f"LFS object {pointer.oid}: no part of it arrived, upload it again") from None
+        else:
+            target = self.path(pointer.oid)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(aside, target)
         finally:
-            (self._incoming / upload).unlink(missing_ok=True)
-
-    def _keep(self, pointer: Pointer, sha256: str, file: BinaryIO) -> None:
-        size = file.tell()
-        if (sha256, size) != (pointer.oid, pointer.size):
-            raise HubError(400, f"LFS object {pointer.oid} of {pointer.size} bytes: got {sha256} of {size} bytes")
-        file.flush()
-        os.fsync(file.fileno())
-        target = self.path(pointer.oid)
-        target.parent.mkdir(exist_ok=True)
-        os.replace(file.name, target)
+            aside.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ import re
 
 from dulwich.refs import Ref, check_ref_format
 
-from hub.local.http import HubError
+from hub.local.errors import HubError
 
 
 REPO_TYPES = {"models": "model", "datasets": "dataset", "spaces": "space"}
@@ -22,7 +22,7 @@ def is_name(name: str) -> bool:
 
 
 def check_repo_id(repo_id: str) -> str:
-    """Return `repo_id` if it is a valid `namespace/name`; raises `HubError` 400 otherwise."""
+    """Returns `repo_id` if it is a valid `namespace/name`; raises `HubError` 400 otherwise."""
     namespace, _, name = repo_id.partition("/")
     if not (is_name(namespace) and is_name(name)) or namespace.lower() in _RESERVED_NAMESPACES:
         raise HubError(400, f"repository id {repo_id!r}: expected namespace/name of letters, digits, '-', '_' and '.'")
@@ -30,7 +30,7 @@ def check_repo_id(repo_id: str) -> str:
 
 
 def check_path(path: str) -> str:
-    """Return `path` if it can name a file inside a repository; raises `HubError` 400 otherwise."""
+    """Returns `path` if it can name a file inside a repository; raises `HubError` 400 otherwise."""
     parts = path.split("/")
     forbidden = any(part in ("", ".", "..") or part.lower() == ".git" for part in parts)
     if forbidden or _CONTROL.search(path) or "\\" in path or len(encode(path)) > MAX_PATH_BYTES:
@@ -41,7 +41,7 @@ def check_path(path: str) -> str:
 
 
 def check_ref(name: str) -> str:
-    """Return `name` if it can name a branch or a tag; raises `HubError` 400 otherwise."""
+    """Returns `name` if it can name a branch or a tag; raises `HubError` 400 otherwise."""
     ambiguous = _HEX_ID.fullmatch(name) or name.startswith(("refs/", "-")) or name == "HEAD"
     # 200 bytes leave room for ".lock" within the 255 of a file name.
     if ambiguous or len(encode(name)) > 200 or not check_ref_format(Ref(b"refs/heads/" + encode(name))):

@@ -3,9 +3,10 @@
 from itertools import islice
 
 from hub.local.describe import describe_commit
+from hub.local.errors import HubError
 from hub.local.git import HEADS, MAIN, TAGS
-from hub.local.http import API, HubError, Request, Response, Router, member
-from hub.local.store import Store
+from hub.local.http import API, Request, Response, Router, member
+from hub.local.store import Repository
 
 
 router = Router()
@@ -13,11 +14,11 @@ router = Router()
 COMMITS_PER_PAGE = 50
 
 
-@router.route("GET", API + "/refs")
-def list_refs(store: Store, request: Request, kind: str, repo_id: str) -> Response:
+@router.repository_route("GET", API + "/refs")
+def list_refs(repository: Repository, request: Request) -> Response:
     """Branches and tags with the commits they name."""
     found: dict[str, list[dict[str, str]]] = {"converts": []}
-    with store.open(kind, repo_id, request.account).git() as git:
+    with repository.git() as git:
         for key, prefix in (("branches", HEADS), ("tags", TAGS)):
             found[key] = [
                 {"name": name, "ref": prefix + name, "targetCommit": commit.id.decode()}
@@ -28,22 +29,21 @@ def list_refs(store: Store, request: Request, kind: str, repo_id: str) -> Respon
     return Response.of_json(found)
 
 
-@router.route("GET", API + r"/commits/(?P<revision>[^/]+)")
-def list_commits(store: Store, request: Request, kind: str, repo_id: str, revision: str) -> Response:
+@router.repository_route("GET", API + r"/commits/(?P<revision>[^/]+)")
+def list_commits(repository: Repository, request: Request, revision: str) -> Response:
     """One page of the history of a revision, newest first."""
     page = request.number("p")
     start = page * COMMITS_PER_PAGE
-    with store.open(kind, repo_id, request.account).git() as git:
+    with repository.git() as git:
         history = islice(git.history(git.find(revision)), start, start + COMMITS_PER_PAGE + 1)
         commits = [describe_commit(commit) for commit in history]
     headers = request.link_to(p=page + 1) if len(commits) > COMMITS_PER_PAGE else {}
     return Response.of_json(commits[:COMMITS_PER_PAGE], headers=headers)
 
 
-@router.route("POST", API + r"/branch/(?P<name>[^/]+)")
-def create_branch(store: Store, request: Request, kind: str, repo_id: str, name: str) -> Response:
-    """Make a branch at the `startingPoint`, any revision (default: `main`)."""
-    repository = store.open(kind, repo_id, request.account, write=True)
+@router.repository_route("POST", API + r"/branch/(?P<name>[^/]+)", write=True)
+def create_branch(repository: Repository, request: Request, name: str) -> Response:
+    """Makes a branch at the `startingPoint`, any revision (default: `main`)."""
     payload = request.json()
     start = member(payload, "startingPoint", str) if payload.get("startingPoint") else MAIN
     with repository.writing() as git:
@@ -51,10 +51,9 @@ def create_branch(store: Store, request: Request, kind: str, repo_id: str, name:
     return Response(201)
 
 
-@router.route("DELETE", API + r"/branch/(?P<name>[^/]+)")
-def delete_branch(store: Store, request: Request, kind: str, repo_id: str, name: str) -> Response:
-    """Forget a branch other than `main`; its commits stay reachable by id."""
-    repository = store.open(kind, repo_id, request.account, write=True)
+@router.repository_route("DELETE", API + r"/branch/(?P<name>[^/]+)", write=True)
+def delete_branch(repository: Repository, request: Request, name: str) -> Response:
+    """Deletes a branch other than `main`; its commits stay reachable by id."""
     if name == MAIN:
         raise HubError(403, f"Cannot delete the branch {MAIN!r}")
     with repository.writing() as git:
@@ -62,10 +61,9 @@ def delete_branch(store: Store, request: Request, kind: str, repo_id: str, name:
     return Response()
 
 
-@router.route("POST", API + r"/tag/(?P<revision>[^/]+)")
-def create_tag(store: Store, request: Request, kind: str, repo_id: str, revision: str) -> Response:
-    """Tag a revision; with a `message`, by an annotated tag."""
-    repository = store.open(kind, repo_id, request.account, write=True)
+@router.repository_route("POST", API + r"/tag/(?P<revision>[^/]+)", write=True)
+def create_tag(repository: Repository, request: Request, revision: str) -> Response:
+    """Tags a revision; with a `message`, by an annotated tag."""
     payload = request.json()
     message = member(payload, "message", str) if payload.get("message") else ""
     with repository.writing() as git:
@@ -73,10 +71,9 @@ def create_tag(store: Store, request: Request, kind: str, repo_id: str, revision
     return Response(201)
 
 
-@router.route("DELETE", API + r"/tag/(?P<name>[^/]+)")
-def delete_tag(store: Store, request: Request, kind: str, repo_id: str, name: str) -> Response:
-    """Forget a tag; its commit stays reachable by id."""
-    repository = store.open(kind, repo_id, request.account, write=True)
+@router.repository_route("DELETE", API + r"/tag/(?P<name>[^/]+)", write=True)
+def delete_tag(repository: Repository, request: Request, name: str) -> Response:
+    """Deletes a tag; its commit stays reachable by id."""
     with repository.writing() as git:
         git.delete_ref(TAGS, name)
     return Response()

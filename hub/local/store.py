@@ -1,4 +1,5 @@
-"""A folder of repositories: what the local Hub keeps on disk, and how it survives being killed.
+"""
+A folder of repositories: what the local Hub keeps on disk, and how that survives being killed.
 
 FOLDER/lock                                   held while a server runs
 FOLDER/incoming/                              repositories being made or deleted
@@ -13,16 +14,17 @@ import json
 import os
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
+from hub.local.accounts import Account, check_may_write
+from hub.local.errors import HubError
 from hub.local.git import GitRepository
-from hub.local.http import Account, HubError
 from hub.local.lfs import DEFAULT_GITATTRIBUTES, BlobStore
 from hub.local.names import REPO_TYPES, check_repo_id
 
@@ -36,11 +38,10 @@ class Settings:
 
 
 class Repository:
-    """One repository: its settings, its git repository and its large files.
+    """
+    One repository in `folder`: its settings, its git repository and its large files.
 
-    Attributes:
-        kind: `"models"`, `"datasets"` or `"spaces"`.
-        repo_id: `namespace/name`.
+    `kind` is `"models"`, `"datasets"` or `"spaces"`, `repo_id` is `namespace/name`; who changes it holds `lock`.
     """
 
     def __init__(self, kind: str, repo_id: str, folder: Path, lock: threading.Lock) -> None:
@@ -57,12 +58,12 @@ class Repository:
         return self.repo_id if self.kind == "models" else f"{self.kind}/{self.repo_id}"
 
     def git(self) -> GitRepository:
-        """Open the git repository for reading; close it with `with`."""
+        """Opens the git repository for reading; close it with `with`."""
         return GitRepository(self.folder / "git")
 
     @contextmanager
     def writing(self) -> Iterator[GitRepository]:
-        """Open the git repository while no one else changes anything; raises `HubError` 404 if it was deleted."""
+        """Opens the git repository while no one else changes anything; raises `HubError` 404 if it was deleted."""
         with self._lock:
             if not self.folder.exists():
                 raise HubError(404, f"Repository not found: {self.repo_id}", "RepoNotFound")
@@ -71,18 +72,24 @@ class Repository:
 
     @property
     def settings(self) -> Settings:
-        """The settings on disk; assigning replaces them in one step."""
+        """The settings on disk."""
         return Settings(**json.loads((self.folder / "repository.json").read_bytes()))
 
-    @settings.setter
-    def settings(self, settings: Settings) -> None:
-        _write_aside(self.folder / "repository.json", json.dumps(asdict(settings)).encode())
+    def set_private(self, private: bool) -> None:
+        """Changes the visibility."""
+        with self.writing():
+            _write_settings(self.folder, Settings(private, self.settings.created_at))
 
 
 class Store:
-    """All repositories of `folder`, which one process at a time may serve.
+    """
+    All repositories of a folder, which one process at a time may serve.
 
-    Raises `BlockingIOError` if another process serves the folder.
+    Args:
+        folder (`Path`): the folder; made if it does not exist.
+
+    Raises:
+        `BlockingIOError`: another process serves the folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -94,20 +101,18 @@ class Store:
         self._clean_up()
 
     def close(self) -> None:
-        """Let another process serve the folder."""
+        """Lets another process serve the folder."""
         self._lock_file.close()
 
     def _clean_up(self) -> None:
-        """Remove what a killed server was still writing: nothing refers to any of it."""
+        """Removes what a killed server was still writing: nothing refers to it."""
         _empty(self._incoming)
         for kind in REPO_TYPES:
             for settings in self._folder.glob(f"{kind}/*/*/repository.json"):
                 repository = settings.parent
                 _empty(repository / "incoming")
-                for aside in repository.glob("*.aside"):
-                    aside.unlink()
-                for lock in (repository / "git").rglob("*.lock"):
-                    lock.unlink()
+                for leftover in (*repository.glob("*.aside"), *(repository / "git").rglob("*.lock")):
+                    leftover.unlink()
 
     def repository(self, kind: str, repo_id: str) -> Repository:
         """The repository, whether or not it exists and whoever asks; raises `HubError` 400 for an invalid id."""
@@ -115,10 +120,12 @@ class Store:
         return Repository(kind, repo_id, folder, self._locks.setdefault(folder, threading.Lock()))
 
     def open(self, kind: str, repo_id: str, account: Account | None, write: bool = False) -> Repository:
-        """The repository, for reading or for writing.
+        """
+        The repository, for reading or for writing.
 
-        Raises `HubError` 404 (401 without an account) RepoNotFound if it does not exist or is hidden from the
-        account, 401 or 403 if it is visible but the account may not write to it.
+        Raises:
+            `HubError`: 404 (401 without an account) RepoNotFound if it does not exist or is hidden from the account,
+                401 or 403 if it is visible but the account may not write to it.
         """
         repository = self.repository(kind, repo_id)
         member = account is not None and account.belongs_to(repo_id.split("/")[0])
@@ -133,13 +140,12 @@ class Store:
         return repository
 
     def create(self, repository: Repository, author: str, private: bool) -> None:
-        """Make a repository with its first commit, complete or not at all; raises `HubError` 409 if it exists."""
+        """Makes a repository with its first commit, complete or not at all; raises `FileExistsError` if it exists."""
         aside = self._incoming / uuid.uuid4().hex
-        draft = Repository(repository.kind, repository.repo_id, aside, threading.Lock())
         GitRepository.create(aside / "git", {".gitattributes": DEFAULT_GITATTRIBUTES}, author)
         (aside / "lfs").mkdir()
         (aside / "incoming").mkdir()
-        draft.settings = Settings(private=private, created_at=datetime.now(timezone.utc).timestamp())
+        _write_settings(aside, Settings(private, time.time()))
         repository.folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             aside.rename(repository.folder)
@@ -147,33 +153,23 @@ class Store:
             shutil.rmtree(aside)
             if not repository.folder.exists():
                 raise
-            raise HubError(409, f"You already created this repository: {repository.url_path}") from None
+            raise FileExistsError(f"You already created this repository: {repository.url_path}") from None
 
     def delete(self, repository: Repository) -> None:
-        """Remove a repository, in one step as seen from outside."""
+        """Removes a repository, in one step as seen from outside."""
         aside = self._incoming / uuid.uuid4().hex
         with repository.writing():
             repository.folder.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def check_may_write(account: Account | None, repo_id: str) -> Account:
-    """Return `account` if it may change repositories beside `repo_id`; raises `HubError` 401 or 403 otherwise."""
-    namespace = repo_id.split("/")[0]
-    if account is None:
-        raise HubError(401, f"Log in to write to {repo_id}: the request has no token")
-    if account.role != "write" or not account.belongs_to(namespace):
-        raise HubError(403, f"{account.name} may not write to {namespace!r}: use a token of role 'write' of a member")
-    return account
-
-
-def _write_aside(path: Path, content: bytes) -> None:
-    aside = path.with_name(f"{uuid.uuid4().hex}.aside")
+def _write_settings(folder: Path, settings: Settings) -> None:
+    aside = folder / f"{uuid.uuid4().hex}.aside"
     with open(aside, "xb") as file:
-        file.write(content)
+        file.write(json.dumps(asdict(settings)).encode())
         file.flush()
         os.fsync(file.fileno())
-    os.replace(aside, path)
+    os.replace(aside, folder / "repository.json")
 
 
 def _lock(path: Path) -> BinaryIO:

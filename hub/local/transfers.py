@@ -7,8 +7,9 @@ import re
 import secrets
 from typing import Any
 
-from hub.local.http import FileRange, HubError, Request, Response, Router, member
-from hub.local.lfs import Pointer, check_sha256
+from hub.local.errors import HubError
+from hub.local.http import FileRange, Request, Response, Router, member
+from hub.local.lfs import Pointer
 from hub.local.store import Repository, Store
 
 
@@ -17,48 +18,47 @@ router = Router()
 PART_BYTES = 64 << 20
 
 _ID = r"(?:/(?P<kind>datasets|spaces))?/(?P<repo_id>[^/]+/[^/]+)"
-_OBJECT = _ID + r"\.git/info/lfs/objects/(?P<oid>[0-9a-f]{64})/(?P<size>[0-9]{1,18})"
+_LFS = _ID + r"\.git/info/lfs"
+_OBJECT = _LFS + r"/objects/(?P<oid>[0-9a-f]{64})/(?P<size>[0-9]{1,18})"
 _PARTS = _OBJECT + r"/parts/(?P<upload>[0-9a-f]{32})"
 _LFS_JSON = {"Content-Type": "application/vnd.git-lfs+json"}
 # Links signed with it are permits to upload one object; they end with the process.
 _SECRET = secrets.token_bytes(32)
 
 
-@router.route("GET", _ID + r"/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
-def download(store: Store, request: Request, repo_id: str, revision: str, path: str, kind: str = "models") -> Response:
+@router.repository_route("GET", _ID + r"/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+def download(repository: Repository, request: Request, revision: str, path: str) -> Response:
     """The content of a file at a revision, or the part of it that a `Range` header asks for."""
-    repository = store.open(kind, repo_id, request.account)
     with repository.git() as git:
         commit = git.find(revision)
         headers = {"X-Repo-Commit": commit.id.decode(), "Accept-Ranges": "bytes"}
-        blob = git.lookup(commit, path)
-        if blob is None or git.is_folder(blob):
-            raise HubError(404, f"{path} does not exist on {revision!r}", "EntryNotFound", headers)
-        content = git.read(blob)
+        blob = git.find_file(commit, path)
+    if blob is None:
+        raise HubError(404, f"{path} does not exist on {revision!r}", "EntryNotFound", headers)
     headers |= {"Content-Type": "application/octet-stream", "X-Content-Type-Options": "nosniff"}
-    pointer = Pointer.parse(content)
+    pointer = Pointer.parse(blob.data)
     if pointer is None:
-        return _partial(request, content, len(content), {**headers, "ETag": f'"{blob.decode()}"'})
+        return _partial(request, blob.data, {**headers, "ETag": f'"{blob.id.decode()}"'})
     etag = f'"{pointer.oid}"'
     headers |= {"ETag": etag, "X-Linked-Etag": etag, "X-Linked-Size": str(pointer.size)}
-    stored = FileRange(repository.blobs.path(pointer.oid), 0, pointer.size)
-    return _partial(request, stored, pointer.size, headers)
+    return _partial(request, FileRange(repository.blobs.path(pointer.oid), 0, pointer.size), headers)
 
 
-def _partial(request: Request, body: bytes | FileRange, size: int, headers: dict[str, str]) -> Response:
-    asked = _range(request.headers.get("Range"), size)
+def _partial(request: Request, body: bytes | FileRange, headers: dict[str, str]) -> Response:
+    asked = _range(request.headers.get("Range"), len(body))
     if asked is None:
         return Response(200, body, headers)
     start, stop = asked
-    headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-    part = body[start:stop] if isinstance(body, bytes) else FileRange(body.path, start, stop - start)
-    return Response(206, part, headers)
+    content_range = f"bytes {start}-{stop - 1}/{len(body)}"
+    return Response(206, body[start:stop], {**headers, "Content-Range": content_range})
 
 
 def _range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Half-open byte range that a header asks for; `None` if it asks for the whole or in another form.
+    """
+    The half-open byte range that a header asks for; `None` if it asks for the whole or in another form.
 
-    Raises `HubError` 416 if the file is too short for it.
+    Raises:
+        `HubError`: 416, the file is too short for it.
     """
     match = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", header or "")
     if match is None or match.groups() == ("", ""):
@@ -71,10 +71,9 @@ def _range(header: str | None, size: int) -> tuple[int, int] | None:
     return start, stop
 
 
-@router.route("POST", _ID + r"\.git/info/lfs/objects/batch")
-def plan_transfers(store: Store, request: Request, repo_id: str, kind: str = "models") -> Response:
+@router.repository_route("POST", _LFS + r"/objects/batch", write=True)
+def plan_transfers(repository: Repository, request: Request) -> Response:
     """For each large file, links to upload it, or nothing if it is stored already."""
-    repository = store.open(kind, repo_id, request.account, write=True)
     payload = request.json()
     if payload.get("operation") != "upload":
         raise HubError(400, f"LFS operation {payload.get('operation')!r:.80}: expected 'upload'")
@@ -89,7 +88,7 @@ def plan_transfers(store: Store, request: Request, repo_id: str, kind: str = "mo
 def _pointer(item: Any) -> Pointer:
     if not isinstance(item, dict):
         raise HubError(400, f"'objects' has {item!r:.80}: expected objects")
-    pointer = Pointer(check_sha256(member(item, "oid", str)), member(item, "size", int))
+    pointer = Pointer(member(item, "oid", str), member(item, "size", int))
     if pointer.size < 0:
         raise HubError(400, f"LFS object {pointer.oid}: size is {pointer.size}, expected >= 0")
     return pointer
@@ -129,7 +128,7 @@ def _permitted(store: Store, request: Request, kind: str, repo_id: str) -> Repos
 
 @router.route("PUT", _OBJECT)
 def upload_object(store: Store, request: Request, repo_id: str, oid: str, size: str, kind: str = "models") -> Response:
-    """Store a large file from a single request."""
+    """Stores a large file from a single request."""
     _permitted(store, request, kind, repo_id).blobs.add(Pointer(oid, int(size)), request.body.chunks())
     return Response()
 
@@ -138,7 +137,7 @@ def upload_object(store: Store, request: Request, repo_id: str, oid: str, size: 
 def upload_part(
     store: Store, request: Request, repo_id: str, oid: str, size: str, upload: str, number: str, kind: str = "models"
 ) -> Response:
-    """Receive one part of a large file, again if it came before."""
+    """Receives one part of a large file, again if it came before."""
     repository = _permitted(store, request, kind, repo_id)
     offset = (int(number) - 1) * PART_BYTES
     expected = min(PART_BYTES, int(size) - offset)
@@ -152,15 +151,14 @@ def upload_part(
 def finish_parts(
     store: Store, request: Request, repo_id: str, oid: str, size: str, upload: str, kind: str = "models"
 ) -> Response:
-    """Store a large file of which all parts have come."""
+    """Stores a large file of which all parts have arrived."""
     _permitted(store, request, kind, repo_id).blobs.finish(upload, Pointer(oid, int(size)))
     return Response.of_json({"success": True}, headers=_LFS_JSON)
 
 
-@router.route("POST", _ID + r"\.git/info/lfs/verify")
-def verify_object(store: Store, request: Request, repo_id: str, kind: str = "models") -> Response:
-    """Confirm that a large file is stored."""
-    repository = store.open(kind, repo_id, request.account, write=True)
+@router.repository_route("POST", _LFS + r"/verify", write=True)
+def verify_object(repository: Repository, request: Request) -> Response:
+    """Confirms that a large file is stored."""
     pointer = _pointer(request.json())
     if repository.blobs.size(pointer.oid) != pointer.size:
         raise HubError(404, f"LFS object {pointer.oid} of {pointer.size} bytes is not stored: upload it again")

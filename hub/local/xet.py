@@ -1,4 +1,5 @@
-"""Uploads of the local Hub through xet, which clients with `hf_xet` use by default for large files.
+"""
+Uploads of the local Hub through xet, which clients with `hf_xet` use by default for large files.
 
 `hf_xet` accepts a folder as its storage server: it writes chunks ("xorbs") and, per upload, a table ("shard") of the
 files they make up. Each upload gets a folder of its own; the first commit that needs one of its files moves them all
@@ -13,15 +14,15 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
-from hub.local.http import API, HubError, Request, Response, Router
+from hub.local.errors import HubError
+from hub.local.http import API, Request, Response, Router
 from hub.local.lfs import Pointer
-from hub.local.store import Repository, Store
+from hub.local.store import Repository
 
 
 logger = logging.getLogger(__name__)
@@ -41,11 +42,13 @@ _BUFFERS = dict.fromkeys(
     (f"reconstruction.download_buffer_{name}" for name in ("size", "perfile_size", "limit")), 32_000_000
 )
 
+# The files of an upload by their xet hash in hex.
+_Files = dict[str, Pointer]
 
-@router.route("GET", API + r"/xet-write-token/(?P<revision>[^/]+)")
-def open_upload(store: Store, request: Request, kind: str, repo_id: str, revision: str) -> Response:
+
+@router.repository_route("GET", API + r"/xet-write-token/(?P<revision>[^/]+)", write=True)
+def open_upload(repository: Repository, request: Request, revision: str) -> Response:
     """Where a client of this machine may put its files; raises `HubError` 404 for clients elsewhere."""
-    repository = store.open(kind, repo_id, request.account, write=True)
     if not is_loopback(urlsplit(request.endpoint).hostname or "") or find_spec("hf_xet") is None:
         raise HubError(404, "xet uploads need hf_xet and a client on the same machine: set HF_HUB_DISABLE_XET=1")
     folder = repository.incoming / f"{_PREFIX}{uuid.uuid4().hex}"
@@ -62,24 +65,16 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-@dataclass(frozen=True)
-class _XetFile:
-    """A file of an upload: its xet hash in hex and what it is stored as."""
-
-    xet_hash: str
-    pointer: Pointer
-
-
 def receive(repository: Repository, oid: str) -> None:
-    """Move the files of an upload that has `oid` to the store of large files; do nothing if no upload has it."""
+    """Moves the files of an upload that has `oid` to the store of large files; does nothing if no upload has it."""
     for folder in repository.incoming.glob(f"{_PREFIX}*"):
         files = _uploaded(folder)
-        if not any(file.pointer.oid == oid for file in files):
+        if not any(pointer.oid == oid for pointer in files.values()):
             continue
         try:
             _store(repository, folder, files)
         except (HubError, OSError, RuntimeError) as error:
-            # A client that was killed left it incomplete. The file may have come once more since.
+            # A client that was killed left it incomplete. Another upload may have the file.
             logger.warning("%s is passed over: %s", folder.name, error)
             continue
         # Another client may still be writing there; what it leaves is removed with the next start.
@@ -87,44 +82,45 @@ def receive(repository: Repository, oid: str) -> None:
         return
 
 
-def _uploaded(folder: Path) -> list[_XetFile]:
+def _uploaded(folder: Path) -> _Files:
     """The files of all shards that are complete."""
-    found: list[_XetFile] = []
+    found: _Files = {}
     for shard in folder.glob(f"{_XORBS}/shards/*.mdb"):
         # One that is being written, or was when its client was killed, ends too early.
         with suppress(struct.error, FileNotFoundError):
-            found += list(_files(shard.read_bytes()))
+            found |= _files(shard.read_bytes())
     return found
 
 
-def _store(repository: Repository, folder: Path, files: list[_XetFile]) -> None:
-    # Only who uploads through it needs it, and such a client has it installed itself.
+def _store(repository: Repository, folder: Path, files: _Files) -> None:
+    # Only a client that has it installed uploads through it.
     from hf_xet import XetConfig, XetFileInfo, XetSession
 
     session = XetSession(XetConfig().with_config(_BUFFERS))
     with _view(folder) as view, session.new_download_stream_group(endpoint=f"local://{view}") as group:
-        for file in files:
-            if repository.blobs.size(file.pointer.oid) is None:
-                stream = group.download_stream(XetFileInfo(file.xet_hash, file.pointer.size))
-                repository.blobs.add(file.pointer, stream)
+        for xet_hash, pointer in files.items():
+            if repository.blobs.size(pointer.oid) is None:
+                repository.blobs.add(pointer, group.download_stream(XetFileInfo(xet_hash, pointer.size)))
 
 
 @contextmanager
 def _view(folder: Path) -> Iterator[Path]:
-    """The same upload once more: the client may keep the index of its own locked until its commit is answered."""
+    """A second view of an upload: the client may keep the index of its own locked until its commit is answered."""
     with TemporaryDirectory(dir=folder) as name:
-        source, target = folder.resolve() / _XORBS, Path(name).resolve() / _XORBS
-        target.mkdir(parents=True)
-        for path in source.iterdir():
+        view = Path(name).resolve()
+        (view / _XORBS).mkdir(parents=True)
+        for path in (folder.resolve() / _XORBS).iterdir():
+            target = view / _XORBS / path.name
             if path.is_dir():
-                (target / path.name).symlink_to(path)
+                target.symlink_to(path)
             else:
-                shutil.copyfile(path, target / path.name)
-        yield Path(name).resolve()
+                shutil.copyfile(path, target)
+        yield view
 
 
-def _files(shard: bytes) -> Iterator[_XetFile]:
+def _files(shard: bytes) -> _Files:
     """The files of a shard that have a SHA-256: each is a record, its segments and records that flags announce."""
+    files: _Files = {}
     at = _RECORD
     while shard[at : at + 32] != _END_OF_FILES:
         xet_hash = _hex(shard[at : at + 32])
@@ -132,8 +128,9 @@ def _files(shard: bytes) -> Iterator[_XetFile]:
         sizes = [struct.unpack_from("<I", shard, at + _RECORD * (1 + number) + 36)[0] for number in range(segments)]
         at += _RECORD * (1 + segments * (2 if flags & _HAS_VERIFICATION else 1))
         if flags & _HAS_SHA256:
-            yield _XetFile(xet_hash, Pointer(_hex(shard[at : at + 32]), sum(sizes)))
+            files[xet_hash] = Pointer(_hex(shard[at : at + 32]), sum(sizes))
             at += _RECORD
+    return files
 
 
 def _hex(digest: bytes) -> str:

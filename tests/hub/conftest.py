@@ -13,37 +13,37 @@ from typing import Any
 
 import pytest
 
+from tests.hub.faulty_server import CONTROL_PATH
+
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class LocalHub:
-    """A running `python -m hub.local_server`.
+    """
+    A running Hub: a `process` that serves `endpoint` and writes its stderr to the file `log`.
 
-    Attributes:
-        folder: where it keeps its repositories.
-        endpoint: its address, e.g. `http://127.0.0.1:40213`.
-        process: the server; `kill` and `start` replace it.
-        log: the file of all it has written to stderr.
+    Args:
+        folder (`Path`): where it keeps its repositories.
+        homes (`Path`): where all else is kept: the homes of its clients, its log, its token file.
+        tokens (`dict[str, Any]`, *optional*): the content of its token file.
     """
 
     def __init__(self, folder: Path, homes: Path, tokens: dict[str, Any] | None = None) -> None:
         self.folder = folder
         self._homes = homes
         self.log = homes / "server.log"
-        self._faults = homes / "faults.json"
-        self._options = ["--faults", str(self._faults)]
+        self._options: list[str] = []
         if tokens is not None:
             file = homes / "tokens.json"
             file.write_text(json.dumps(tokens))
-            self._options += ["--tokens", str(file)]
-        self.inject()
+            self._options = ["--tokens", str(file)]
         self.start()
 
-    def start(self, port: int = 0, launcher: Sequence[str] = ("-m", "hub.local_server")) -> None:
-        """Start the server; with the `port` of an earlier endpoint, clients find it again.
-
-        `launcher` are the arguments of Python that start it.
+    def start(self, port: int = 0, launcher: Sequence[str] = ("-m", "tests.hub.faulty_server")) -> None:
+        """
+        Starts the server; with the `port` of an earlier endpoint, clients find it again. `launcher` are the arguments
+        of Python that start it.
         """
         command = [sys.executable, *launcher, str(self.folder), "--port", str(port), *self._options]
         with self.log.open("a") as log:
@@ -58,31 +58,25 @@ class LocalHub:
         return int(self.endpoint.rpartition(":")[2])
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send the server a signal, wait for its end, return its exit status."""
+        """Sends the server a signal, waits for its end, returns its exit status."""
         self.process.send_signal(number)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return self.process.wait(timeout=20)
 
     def inject(self, *faults: Mapping[str, Any]) -> None:
-        """Replace the faults that the server commits on purpose, see `hub.local.faults`; without any, it behaves."""
-        aside = self._faults.with_suffix(".aside")
-        aside.write_text(json.dumps(faults))
-        aside.replace(self._faults)
-        self._hits_before = self._count_hits()
+        """Replaces the faults of the server, see `tests.hub.faulty_server`; without any, it behaves."""
+        assert self.call("POST", CONTROL_PATH, json.dumps(faults))[0] == 200
 
     @property
     def num_hits(self) -> int:
         """How many requests the faults have hit since they were injected."""
-        return self._count_hits() - self._hits_before
-
-    def _count_hits(self) -> int:
-        return self.log.read_text().count("hub.local.faults: fault ") if self.log.exists() else 0
+        return int(self.call("GET", CONTROL_PATH)[2])
 
     def call(
         self, method: str, path: str, body: bytes | str = b"", headers: Mapping[str, str] | None = None
     ) -> tuple[int, HTTPMessage, bytes]:
-        """Send one request as given, without a client's own care; return status, headers and body of the answer."""
+        """Sends one request as given, without a client's own care; returns status, headers and body of the answer."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
             connection.request(method, path, body, dict(headers or {}))
@@ -92,7 +86,7 @@ class LocalHub:
             connection.close()
 
     def start_client(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
-        """Start `python *arguments` in a fresh process with its own empty `HF_HOME`; `env` adds to its environment."""
+        """Starts `python *arguments` as a process with an empty `HF_HOME`; `env` adds to its environment."""
         home = self._homes / f"home{len(list(self._homes.iterdir()))}"
         home.mkdir()
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
@@ -118,15 +112,15 @@ class LocalHub:
         )
 
     def start_python(self, code: str, **env: str) -> "subprocess.Popen[str]":
-        """Start client `code` as `start_client` does."""
+        """Starts client `code` as `start_client` does."""
         return self.start_client("-c", dedent(code), **env)
 
     def run_python(self, code: str, **env: str) -> "subprocess.CompletedProcess[str]":
-        """Run client `code` as `start_client` does, to its end, whatever its exit status."""
+        """Runs client `code` as `start_client` does, to its end; its exit status may be any."""
         return self.finish(self.start_python(code, **env))
 
     def finish(self, process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
-        """Wait for the end of a client, whatever its exit status."""
+        """Waits for the end of a client; its exit status may be any."""
         try:
             output, errors = process.communicate(timeout=120)
         except subprocess.TimeoutExpired:

@@ -1,16 +1,18 @@
-"""Routes of the local Hub about accounts and repositories."""
+"""Routes of the local Hub about accounts, repositories and their cards."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from dulwich.objects import Commit, ObjectID
+from dulwich.objects import Commit
 
+from hub.local.accounts import check_may_write
 from hub.local.card import card_metadata, card_problems
 from hub.local.describe import describe, format_date
+from hub.local.errors import HubError
 from hub.local.git import MAIN, GitRepository
-from hub.local.http import API, HubError, Request, Response, Router, member
+from hub.local.http import API, Request, Response, Router, member
 from hub.local.names import REPO_TYPES, check_repo_id
-from hub.local.store import Settings, Store, check_may_write
+from hub.local.store import Repository, Store
 
 
 router = Router()
@@ -24,18 +26,10 @@ def whoami(store: Store, request: Request) -> Response:
     account = request.account
     if account is None:
         raise HubError(401, "Invalid credentials: the request has no token")
-    token = {"type": "access_token", "accessToken": {"displayName": account.name, "role": account.role}}
+    names = {"id": account.name, "name": account.name, "fullname": account.name}
     orgs = [{"type": "org", "name": name, "fullname": name} for name in account.orgs]
-    return Response.of_json(
-        {
-            "type": "user",
-            "id": account.name,
-            "name": account.name,
-            "fullname": account.name,
-            "orgs": orgs,
-            "auth": token,
-        }
-    )
+    token = {"type": "access_token", "accessToken": {"displayName": account.name, "role": account.role}}
+    return Response.of_json({"type": "user", **names, "orgs": orgs, "auth": token})
 
 
 @router.route("POST", r"/api/validate-yaml")
@@ -48,7 +42,7 @@ def validate_card(store: Store, request: Request) -> Response:
 
 @router.route("POST", r"/api/repos/create")
 def create_repository(store: Store, request: Request) -> Response:
-    """Make a repository; an existing one is an error that carries its address."""
+    """Makes a repository; an existing one is an error that carries its address."""
     payload = request.json()
     kind, repo_id = _named(payload, request)
     account = check_may_write(request.account, repo_id)
@@ -58,15 +52,14 @@ def create_repository(store: Store, request: Request) -> Response:
     url = f"{request.endpoint}/{repository.url_path}"
     try:
         store.create(repository, account.name, private)
-    except HubError as error:
-        error.payload["url"] = url
-        raise
+    except FileExistsError as error:
+        raise HubError(409, str(error), payload={"url": url}) from None
     return Response.of_json({"url": url, "name": repo_id, "private": private})
 
 
 @router.route("DELETE", r"/api/repos/delete")
 def delete_repository(store: Store, request: Request) -> Response:
-    """Remove a repository with its history."""
+    """Removes a repository with its history."""
     kind, repo_id = _named(request.json(), request)
     store.delete(store.open(kind, repo_id, request.account, write=True))
     return Response()
@@ -87,33 +80,32 @@ def _is_private(payload: Mapping[str, Any]) -> bool:
     return bool(visibility == "private")
 
 
-@router.route("PUT", API + "/settings")
-def update_settings(store: Store, request: Request, kind: str, repo_id: str) -> Response:
-    """Change the visibility of a repository."""
-    repository = store.open(kind, repo_id, request.account, write=True)
+@router.repository_route("PUT", API + "/settings", write=True)
+def update_settings(repository: Repository, request: Request) -> Response:
+    """Changes the visibility of a repository."""
     payload = request.json()
     if payload.get("gated"):
         raise HubError(400, "the local Hub has no gated repositories: use visibility 'private'")
     if "visibility" in payload:
-        private = _is_private(payload)
-        with repository.writing():
-            repository.settings = Settings(private, repository.settings.created_at)
+        repository.set_private(_is_private(payload))
     return Response.of_json({"private": repository.settings.private})
 
 
-@router.route("GET", API + r"(?:/revision/(?P<revision>[^/]+))?")
-def describe_repository(store: Store, request: Request, kind: str, repo_id: str, revision: str = MAIN) -> Response:
+@router.repository_route("GET", API + r"(?:/revision/(?P<revision>[^/]+))?")
+def describe_repository(repository: Repository, request: Request, revision: str = MAIN) -> Response:
     """A repository at a revision: its files, the metadata of its card, its dates."""
-    repository = store.open(kind, repo_id, request.account)
     with repository.git() as git:
         commit = git.find(revision)
         card = _card(git, commit)
-        siblings = [_sibling(git, path, blob, request.flag("blobs")) for path, blob in git.files(commit).items()]
+        siblings: list[dict[str, Any]] = [{"rfilename": path} for path in git.files(commit)]
+        if request.flag("blobs"):
+            siblings = [_sibling(describe(path, git.read(blob))) for path, blob in git.files(commit).items()]
     settings = repository.settings
+    tags = card.get("tags")
     info = {
-        "_id": repo_id,
-        "id": repo_id,
-        "author": repo_id.split("/")[0],
+        "_id": repository.repo_id,
+        "id": repository.repo_id,
+        "author": repository.repo_id.split("/")[0],
         "sha": commit.id.decode(),
         "private": settings.private,
         "gated": False,
@@ -122,21 +114,18 @@ def describe_repository(store: Store, request: Request, kind: str, repo_id: str,
         "lastModified": format_date(commit.commit_time),
         "downloads": 0,
         "likes": 0,
-        "tags": _strings(card.get("tags")),
+        "tags": [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else [],
         "cardData": card or None,
         "siblings": siblings,
     }
-    if kind == "models":
-        info["modelId"] = repo_id
+    if repository.kind == "models":
+        info["modelId"] = repository.repo_id
         info.update((key, card[key]) for key in ("library_name", "pipeline_tag") if key in card)
     return Response.of_json(info)
 
 
-def _sibling(git: GitRepository, path: str, blob: ObjectID, sizes: bool) -> dict[str, Any]:
-    if not sizes:
-        return {"rfilename": path}
-    entry = describe(git, path, blob)
-    sibling = {"rfilename": path, "blobId": entry["oid"], "size": entry["size"]}
+def _sibling(entry: dict[str, Any]) -> dict[str, Any]:
+    sibling = {"rfilename": entry["path"], "blobId": entry["oid"], "size": entry["size"]}
     if "lfs" in entry:
         lfs = entry["lfs"]
         sibling["lfs"] = {"sha256": lfs["oid"], "size": lfs["size"], "pointerSize": lfs["pointerSize"]}
@@ -144,14 +133,8 @@ def _sibling(git: GitRepository, path: str, blob: ObjectID, sizes: bool) -> dict
 
 
 def _card(git: GitRepository, commit: Commit) -> dict[str, Any]:
-    blob = git.lookup(commit, "README.md")
-    if blob is None or git.is_folder(blob):
-        return {}
+    card = git.find_file(commit, "README.md")
     try:
-        return card_metadata(git.read(blob).decode(errors="replace"))
+        return card_metadata(card.data.decode(errors="replace")) if card is not None else {}
     except ValueError:
         return {}
-
-
-def _strings(value: Any) -> list[str]:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
