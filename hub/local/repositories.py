@@ -46,8 +46,7 @@ def create_repository(store: Store, request: Request) -> Response:
     payload = request.json()
     kind, repo_id = _named(payload, request)
     account = check_may_write(request.account, repo_id)
-    # Clients before huggingface_hub 2 say `private`.
-    private = payload.get("private") is True or _is_private(payload)
+    private = _is_private(payload)
     repository = store.repository(kind, repo_id)
     url = f"{request.endpoint}/{repository.url_path}"
     try:

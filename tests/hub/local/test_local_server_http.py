@@ -112,6 +112,19 @@ def test_a_connection_survives_an_answer_that_did_not_need_the_body(hub: LocalHu
     connection.close()
 
 
+def test_faults_hit_the_requests_they_are_asked_for(hub: LocalHub) -> None:
+    hub.inject({"method": "GET", "path": "/refs$", "kind": "status", "status": 429, "skip": 1, "count": 2})
+    assert [hub.call("GET", f"{REPO}/refs?include_prs=1")[0] for _ in range(4)] == [200, 429, 429, 200]
+    assert (hub.call("GET", REPO)[0], hub.num_hits) == (200, 2)
+    for kind, expected in (("drop_before", 404), ("drop_after", 200)):
+        hub.inject({"method": "POST", "path": "/commit/", "kind": kind})
+        with pytest.raises(ConnectionError):
+            commit(hub, NAME, file(kind))
+        assert (hub.call("GET", f"/{NAME}/resolve/main/{kind}")[0], hub.num_hits) == (expected, 1)
+    hub.inject()
+    assert hub.num_hits == 0
+
+
 def test_downloads_have_the_headers_clients_cache_by(hub: LocalHub) -> None:
     regular, large = b"regular content", b"".join(number.to_bytes(2, "big") for number in range(1000))
     upload(hub, NAME, large)
