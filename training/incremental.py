@@ -22,9 +22,9 @@ from datasets import disable_progress_bars
 from transformers.utils import logging
 
 from hub.cards.model_card import complete_step_folder
-from hub.publishing.background import is_publishing
+from hub.publishing.background import BackgroundPublisher, is_publishing
 from hub.publishing.client_errors import quiet_client
-from hub.publishing.run_publisher import RunPublisher, Target
+from hub.publishing.destination import Destination
 from hub.run.atomic import disk_errors_named
 from hub.run.errors import InputError, UserError, last_message
 from modeling_dytox import DyToxForImageClassification
@@ -106,11 +106,9 @@ class IncrementalRun:
         try:
             self.prepare()
             self.learn_steps(*self.resume())
-            if self.publisher is not None:
-                self.publisher.finish()
+            self.publisher.finish()
         except BaseException:
-            if self.publisher is not None:
-                self.publisher.abandon()
+            self.publisher.abandon()
             raise
         finally:
             self.folder.close()
@@ -173,24 +171,23 @@ class IncrementalRun:
         check_agreement(self.accelerator, fingerprint, "rehearsal memories")
         return {"memory": fingerprint}
 
-    def make_publisher(self) -> RunPublisher | None:
+    def make_publisher(self) -> BackgroundPublisher:
         """What publishes the run, if it is to be."""
         output = self.arguments.output
-        if not output.push_to_hub or output.hub_model_id is None or not self.accelerator.is_main_process:
-            return None
-        target = Target(
-            self.folder.path,
-            output.hub_model_id,
-            private=output.hub_private_repo,
-            push_memory=output.push_memory,
-            overwrite_revisions=output.overwrite_revisions,
-        )
-        return RunPublisher(target, self.accelerator.print, logger.warning)
+        destination = None
+        if output.push_to_hub and output.hub_model_id is not None:
+            destination = Destination(
+                output.hub_model_id,
+                private=output.hub_private_repo,
+                push_memory=output.push_memory,
+                overwrite_revisions=output.overwrite_revisions,
+            )
+        if not self.accelerator.is_main_process:
+            destination = None
+        return BackgroundPublisher(destination, self.folder.path, say=self.accelerator.print, warn=logger.warning)
 
     def check_hub(self) -> None:
         """Asks the Hub, if it will be needed, whether it would take what this run publishes."""
-        if self.publisher is None:
-            return
         overwrite = self.arguments.output.overwrite_output_dir
         earlier = [asdict(step) for step in self.continuation.results.steps] if self.continuation else None
         try:
@@ -344,8 +341,7 @@ class IncrementalRun:
 
     def publish(self, step: int) -> None:
         """Lets a step that is saved be published while training goes on."""
-        if self.publisher is not None:
-            self.publisher.submit(step)
+        self.publisher.submit(step)
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""Publishing a run: one commit and one tag a step, made once whatever goes wrong on the way."""
+"""Publishing a run: one commit and one tag a step, made exactly once despite failures on the way."""

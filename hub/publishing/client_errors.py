@@ -1,6 +1,5 @@
-"""Failures of the Hub, told in one line that never holds a token."""
+"""Failures of the Hub, reported in one line without tokens."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +12,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import disable_progress_bars, logging
 
+from hub.publishing.secrets import without_tokens
 from hub.run.errors import PublishError, UserError
 from hub.run.text import printable
 
@@ -20,15 +20,11 @@ from hub.run.text import printable
 #: What the client raises when a request fails; xet uploads add bare `RuntimeError` and `OSError`.
 CLIENT_ERRORS = (HTTPError, OSError, RuntimeError)
 
-_TOKEN = re.compile(r"(?:hf|api_org|hf_oauth)_[A-Za-z0-9_.-]+")
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 def quiet_client() -> None:
-    """
-    Lets the client of the Hub show nothing of its own: what fails is told in one line, and its warnings would show
-    signed upload links.
-    """
+    """Silences huggingface_hub: its warnings may contain signed upload URLs."""
     disable_progress_bars()
     logging.set_verbosity_error()
 
@@ -36,12 +32,15 @@ def quiet_client() -> None:
 @contextmanager
 def one_line_errors(doing: str, repo_id: str, token: str | None = None) -> Iterator[None]:
     """
-    Turns a failure of the Hub within the block into a [`PublishError`].
+    Turns a failure of the Hub within the block into one line.
 
     Args:
-        doing: What was tried, to follow "cannot": `publish step3`.
-        repo_id: The repository it was tried on.
-        token: The token in use, so that it can be kept out of the message.
+        doing (`str`): what is tried, to follow "cannot": `publish step3`.
+        repo_id (`str`): the repository.
+        token (`str`, *optional*): the token in use, to keep it out of the message.
+
+    Raises:
+        `PublishError`: the Hub refuses or cannot be reached.
     """
     try:
         yield
@@ -49,7 +48,7 @@ def one_line_errors(doing: str, repo_id: str, token: str | None = None) -> Itera
         raise
     except (*CLIENT_ERRORS, ValueError, StrictDataclassError) as error:
         reason = _reason(error, repo_id)
-        raise PublishError(f"cannot {doing}: {_without_tokens(reason, token)}", _is_transient(error)) from None
+        raise PublishError(f"cannot {doing}: {without_tokens(reason, token)}", _is_transient(error)) from None
 
 
 def status_of(error: BaseException) -> int | None:
@@ -62,14 +61,14 @@ def _is_transient(error: BaseException) -> bool:
         return False
     status = status_of(error)
     if status is not None:
-        # A conflict counts as well: who looks again finds what the other publisher has made.
+        # A conflict (409, 412) as well: looking again finds what the other publisher has made.
         return status in (408, 409, 412, 429) or status >= 500 or _is_stale_link(error)
     # xet reports what happens on the network as plain runtime errors.
     return isinstance(error, HTTPError | ConnectionError | TimeoutError | RuntimeError)
 
 
 def _is_stale_link(error: BaseException) -> bool:
-    """Whether the link to upload a file was refused, which needs no token but ends with its time."""
+    """Whether the link to upload a file was refused: it needs no token, but expires."""
     return isinstance(error, HfHubHTTPError) and status_of(error) == 403 and error.response.request.method == "PUT"
 
 
@@ -93,11 +92,7 @@ def _refusal(error: HfHubHTTPError, repo_id: str) -> str:
         401: f"the Hub does not accept the token, or {repo_id} needs one (401); {_LOG_IN}",
         403: f"the token may not write to {repo_id} (403); use a token with write access to this namespace",
         404: f"{repo_id} is missing or hidden from this token (404)",
-        412: f"someone else has changed main of {repo_id} meanwhile (412); look at it, then run again",
+        412: f"someone else has changed main of {repo_id} in the meantime (412, conflict); look at it, then run again",
     }
     said = printable(" ".join((error.server_message or "").split()))[:200]
     return known.get(status) or f"the Hub answered {status}" + (f" ({said})" if said else "")
-
-
-def _without_tokens(text: str, token: str | None) -> str:
-    return _TOKEN.sub("hf_***", text.replace(token, "hf_***") if token else text)

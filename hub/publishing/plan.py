@@ -4,40 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hub.publishing.remote import LocalFile, RemoteRun
+from hub.publishing.client_errors import one_line_errors
+from hub.publishing.content import LocalFile, StepContent, run_contents
+from hub.publishing.destination import Destination
+from hub.publishing.remote import RemoteRun
 from hub.run.errors import PublishError
-from hub.run.step_folder import CARD
+from hub.run.step_folder import CARD, StepFolder
 from hub.run.text import shorten
 
 
 # A repository made on the website may start with these; nothing is lost when the first step replaces them.
 _STARTER_FILES = {CARD, "LICENSE"}
-
-
-@dataclass(frozen=True)
-class StepContent:
-    """
-    What the revision of a step holds.
-
-    Args:
-        step: The number of the step, from 1.
-        files: Path in the repository -> file; nothing else stays on `main`.
-        title: The title of the commit.
-        first_own_step: The first step of the run, greater than 1 if it continues a published model.
-        earlier_steps: What `results.json` tells of the steps before `first_own_step`, an object each, if the run
-            continues a published model.
-    """
-
-    step: int
-    files: dict[str, LocalFile]
-    title: str
-    first_own_step: int = 1
-    earlier_steps: Sequence[Any] | None = None
-
-    @property
-    def tag(self) -> str:
-        """The name of the revision: `step{t}`."""
-        return f"step{self.step}"
 
 
 @dataclass(frozen=True)
@@ -48,21 +25,56 @@ class Plan:
     commit: str | None = None
 
 
-def make_plan(content: StepContent, remote: RemoteRun, overwrite_revisions: bool) -> Plan:
-    """Decides what publishing a step takes. Raises [`PublishError`] where that would lose or disorder revisions."""
+def plan_run(folders: Sequence[StepFolder], destination: Destination) -> list[tuple[StepContent, RemoteRun, Plan]]:
+    """
+    What publishing a run would do, repository by repository and step by step. Writes nothing, neither to the folders
+    nor to the Hub.
+
+    Raises:
+        `UserError`: see [`publish_step`].
+    """
+    planned = []
+    with one_line_errors(f"look at {destination.hub_model_id}", destination.hub_model_id, destination.secret):
+        for repo_type, contents in run_contents(folders, destination).items():
+            planned += plan_contents(contents, RemoteRun.at(destination, repo_type), destination)
+    return planned
+
+
+def plan_contents(
+    contents: Sequence[StepContent], remote: RemoteRun, destination: Destination
+) -> list[tuple[StepContent, RemoteRun, Plan]]:
+    """The plan of each step, once those before it are carried out; `remote` is left as it would be after all."""
+    planned = []
+    for content in contents:
+        plan = make_plan(content, remote, destination)
+        planned.append((content, remote, plan))
+        if plan.action != "nothing":
+            commit = plan.commit or f"planned-{content.tag}"
+            remote.record(content.step, commit, files=None if plan.commit else {})
+    return planned
+
+
+def make_plan(content: StepContent, remote: RemoteRun, destination: Destination) -> Plan:
+    """
+    Decides what publishing a step takes.
+
+    Raises:
+        `PublishError`: it would lose revisions or break their order.
+    """
+    overwrite = destination.overwrite_revisions
     published = remote.tags.get(content.step)
     if published is not None and remote.holds(published, content.files):
         return Plan("nothing", published)
-    if published is not None and not overwrite_revisions:
+    if published is not None and not overwrite:
         difference = _difference(remote, published, content.files)
         raise PublishError(
             f"{content.tag} of {remote.name} has other content than the folder ({difference}); "
             "choose another --hub_model_id, or replace it with --overwrite_revisions"
         )
-    _check_order(content.step, content.first_own_step, remote, overwrite_revisions)
+    _check_order(content.step, content.first_own_step, remote, overwrite)
     if remote.holds(remote.head, content.files):
         return Plan("tag", remote.head)
-    if not overwrite_revisions:
+    if not overwrite:
         _check_head(content.step, remote)
     if content.step == content.first_own_step:
         _check_ancestor(content.step, content.earlier_steps, remote)
@@ -72,32 +84,39 @@ def make_plan(content: StepContent, remote: RemoteRun, overwrite_revisions: bool
 def check_room(
     step: int,
     remote: RemoteRun,
-    overwrite_revisions: bool,
+    destination: Destination,
     first_own_step: int = 1,
     earlier_steps: Sequence[Any] | None = None,
 ) -> None:
     """
-    Makes sure that a step that is still to be learned will find its place on the Hub; see [`StepContent`].
+    Makes sure that a step that is still to be learned will find its place on the Hub.
+
+    Args:
+        step (`int`): number of the step, from 1.
+        remote (`RemoteRun`): the repository.
+        destination (`Destination`): whether later revisions may be replaced.
+        first_own_step, earlier_steps (*optional*): see [`StepContent`].
 
     Raises:
-        PublishError: Revisions or files are in its way.
+        `PublishError`: revisions or files are in its way.
     """
-    if (later := [known for known in sorted(remote.tags) if known >= step]) and not overwrite_revisions:
+    overwrite = destination.overwrite_revisions
+    if (later := [known for known in sorted(remote.tags) if known >= step]) and not overwrite:
         raise PublishError(
-            f"{remote.name} has step{later[0]} already, which this run has yet to learn; "
+            f"{remote.name} has step{later[0]} already, which this run did not write; "
             "choose another --hub_model_id, or replace it with --overwrite_revisions"
         )
-    _check_order(step, first_own_step, remote, overwrite_revisions)
-    if not overwrite_revisions:
+    _check_order(step, first_own_step, remote, overwrite)
+    if not overwrite:
         _check_head(step, remote)
     if step == first_own_step:
         _check_ancestor(step, earlier_steps, remote)
 
 
-def _check_order(step: int, first_own_step: int, remote: RemoteRun, overwrite_revisions: bool) -> None:
+def _check_order(step: int, first_own_step: int, remote: RemoteRun, overwrite: bool) -> None:
     known = sorted(remote.tags)
     later = [tag for tag in known if tag > step]
-    if later and not overwrite_revisions:
+    if later and not overwrite:
         raise PublishError(
             f"{remote.name} has step{later[0]} but not step{step}, expected steps in order; "
             "choose another --hub_model_id, or start again from here with --overwrite_revisions"
@@ -123,7 +142,7 @@ def _check_head(step: int, remote: RemoteRun) -> None:
 
 
 def _check_ancestor(step: int, earlier_steps: Sequence[Any] | None, remote: RemoteRun) -> None:
-    """A continued model goes on in the repository of its ancestor, or begins one of its own."""
+    """A continued model is published after its ancestor, or in a repository of its own."""
     before = remote.tags.get(step - 1)
     if before is None or earlier_steps is None:
         return
@@ -135,7 +154,7 @@ def _check_ancestor(step: int, earlier_steps: Sequence[Any] | None, remote: Remo
 
 
 def _identity(steps: Any) -> Any:
-    """What tells a run by its steps, however much else later versions record of them."""
+    """What identifies a run by its steps, however much else later versions record."""
     try:
         return [(list(step["classes"]), step["accuracy"], step["num_parameters"]) for step in steps]
     except (KeyError, TypeError):

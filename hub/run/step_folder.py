@@ -85,9 +85,10 @@ class StepFolder:
         return _listed_files(self.path)
 
 
-def list_step_folders(output_dir: str | Path) -> list[StepFolder]:
+def list_step_folders(output_dir: str | Path, *, complete: bool = True) -> list[StepFolder]:
     """
-    The complete step folders of a run (with card and figures), in the order of the steps.
+    The step folders of a run in the order of the steps: those with card and figures, or with `complete=False` all that
+    training has finished.
 
     Raises:
         StepFolderError: `output_dir` is no folder, a complete folder is inconsistent or bears another step's name.
@@ -96,7 +97,8 @@ def list_step_folders(output_dir: str | Path) -> list[StepFolder]:
     if not output_dir.is_dir():
         raise StepFolderError(f"{output_dir} is not a folder, expected the --output_dir of a run")
     numbered = [(int(match[1]), path) for path in output_dir.iterdir() if (match := _STEP_NAME.fullmatch(path.name))]
-    folders = [StepFolder.read(path) for _, path in sorted(numbered) if is_complete(path)]
+    is_listed = is_complete if complete else lambda path: not _missing_files(path)
+    folders = [StepFolder.read(path) for _, path in sorted(numbered) if is_listed(path)]
     for folder in folders:
         if folder.path.name != folder.tag:
             raise StepFolderError(f"{folder.path.name} holds the results of {folder.tag}, expected {folder.path.name}")

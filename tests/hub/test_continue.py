@@ -155,21 +155,23 @@ def test_a_step_of_another_model_does_not_follow(local_hub: "LocalHub", tmp_path
     done = local_hub.run_python(
         f"""
         import shutil
+        from hub.publish import main
+        from hub.publishing.destination import Destination
+        from hub.publishing.revision import publish_step
         from hub.run.errors import PublishError
-        from hub.publish import publish_run, publish_step
         own, other, same = (f"{tmp_path}/{{name}}" for name in ("own", "other", "same"))
-        publish_run(other, "org/other")
         shutil.rmtree(f"{{same}}/step3")
-        publish_run(same, "org/same")
+        main([other, "--hub_model_id", "org/other"])
+        main([same, "--hub_model_id", "org/same"])
         for repo in ("org/other", "org/same", "org/new"):
             try:
-                print(publish_step(f"{{own}}/step3", repo).created)
+                print(publish_step(f"{{own}}/step3", Destination(repo))[0].created)
             except PublishError as error:
                 print(error)
         """
     )
     assert done.returncode == 0, done.stderr
-    refused, *published = done.stdout.splitlines()
+    refused, *published = done.stdout.splitlines()[-3:]
     assert "step2 of org/other is not the model that step3 continues" in refused
     assert published == ["True", "True"]
 
@@ -211,10 +213,7 @@ def test_a_memory_that_cannot_be_reached_is_not_taken_for_none(
 
 def test_both_rooms_look_for_the_memory_in_the_same_place() -> None:
     """They never import each other."""
-    from hub.cards import memory_card as memory_dataset
+    from hub.run import layout
     from training.run import continuation
 
-    assert (continuation.MEMORY_SUFFIX, continuation.MEMORY_FILE) == (
-        memory_dataset.MEMORY_SUFFIX,
-        memory_dataset.MEMORY_FILE,
-    )
+    assert (continuation.MEMORY_SUFFIX, continuation.MEMORY_FILE) == (layout.MEMORY_SUFFIX, layout.MEMORY_FILE)

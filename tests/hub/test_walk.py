@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 NAMES = ["cat", "dog", "owl\x1b[31m", "fox", "ant", "bee"]
 WALK = """
     import json, sys
-    from hub.publish import publish_run
+    from hub.publishing.destination import Destination
+    from hub.publishing.revision import publish_step
     from hub.walk import main
-    publish_run({run!r}, "org/run")
+    for step in (1, 2, 3):
+        publish_step({run!r} + f"/step{{step}}", Destination("org/run"))
     for options in {calls!r}:
         status = main(["org/run", *options])
         print(f"exit {{status}}")

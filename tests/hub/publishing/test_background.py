@@ -1,165 +1,192 @@
-"""Publishing beside the training: in order, one at a time, retried, reported once, and never in the way."""
+"""Publishing beside the training: in order, retried, reported once, and without blocking it."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
-from hub.publishing.background import BackgroundPublisher
+from hub.publishing.background import BackgroundPublisher, is_publishing
+from hub.publishing.destination import Destination
 from hub.run.errors import PublishError
+from tests.hub.publication import PublicationHere
 
 
-TRANSIENT = PublishError("the Hub answered 503", transient=True)
-LASTING = PublishError("the token may not write")
+REFUSED = {"method": "POST", "path": "/commit/", "kind": "status", "status": 403, "count": 99}
+CONFLICT = {**REFUSED, "status": 412}
 
 
-class Hub:
-    """Stands for the Hub: takes steps, or fails as it is told; remembers everything."""
+@dataclass(frozen=True)
+class Flawed(Destination):
+    """A destination that fails as no one has foreseen, once for each of its bugs."""
 
-    def __init__(self) -> None:
-        self.failures: dict[int, list[Exception]] = {}
-        self.tried: list[int] = []
-        self.published: list[int] = []
-        self.at_once = 0
-        self.most_at_once = 0
-        self.gate = threading.Event()
-        self.gate.set()
+    bugs: list[Exception] = field(default_factory=list)
 
-    def publish(self, step: int) -> None:
-        """Takes a step once the gate is open, unless there is a failure left for it."""
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        self.tried.append(step)
-        self.gate.wait(10)
-        try:
-            if self.failures.get(step):
-                raise self.failures[step].pop(0)
-            self.published.append(step)
-        finally:
-            self.at_once -= 1
+    def repo_id(self, *arguments: object) -> str:
+        if self.bugs:
+            raise self.bugs.pop(0)
+        return super().repo_id(*arguments)  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def hub() -> Hub:
-    return Hub()
+class Training:
+    """What submits the steps of `publication`, and has its publisher's lines; `options` are those of the publisher."""
+
+    def __init__(self, publication: PublicationHere, destination: Destination, **options: object) -> None:
+        self.said: list[str] = []
+        self.warned: list[str] = []
+        options = {"retry_delays": (0.0, 0.0)} | options
+        self.publisher = BackgroundPublisher(
+            destination, publication.run, say=self.said.append, warn=self.warned.append, **options
+        )
+
+
+NewTraining = Callable[..., Training]
 
 
 @pytest.fixture
-def reports() -> list[str]:
-    return []
+def new_training(publication: PublicationHere) -> Iterator[NewTraining]:
+    """A function that gives a training whose publisher retries without delay; it ends with the test."""
+    made: list[Training] = []
 
+    def new(destination: Destination | None = None, **options: object) -> Training:
+        made.append(Training(publication, destination or Destination(publication.repo), **options))
+        return made[-1]
 
-@pytest.fixture
-def start(hub: Hub, reports: list[str]) -> Iterator[Callable[..., BackgroundPublisher]]:
-    """Starts a publisher to `hub` that retries without delay."""
-    started: list[BackgroundPublisher] = []
-
-    def start(delays: tuple[float, ...] = (0.0, 0.0), patience: float = 10.0) -> BackgroundPublisher:
-        started.append(BackgroundPublisher(hub.publish, reports.append, delays, patience))
-        return started[-1]
-
-    yield start
-    for publisher in started:
-        publisher.abandon()
-
-
-def test_steps_go_up_in_order_while_the_next_ones_are_learned(
-    hub: Hub, reports: list[str], start: Callable[..., BackgroundPublisher]
-) -> None:
-    hub.gate.clear()
-    publisher = start()
-    for step in (1, 2, 3):
-        publisher.submit(step)  # Would never return if it waited for the Hub.
-    assert hub.published == []
-    hub.gate.set()
-    assert publisher.close() == []
-    assert hub.published == [1, 2, 3] and hub.most_at_once == 1 and reports == []
-
-
-def test_a_failure_for_the_time_being_is_retried_without_a_word(
-    hub: Hub, reports: list[str], start: Callable[..., BackgroundPublisher]
-) -> None:
-    hub.failures = {1: [TRANSIENT, TRANSIENT]}
-    publisher = start()
-    publisher.submit(1)
-    assert publisher.close() == [] and reports == [] and hub.tried == [1, 1, 1]
-
-
-def test_a_lasting_failure_is_told_once_and_tried_again_with_the_next_step_and_at_the_end(
-    hub: Hub, reports: list[str], start: Callable[..., BackgroundPublisher]
-) -> None:
-    hub.failures = {1: [LASTING] * 3}
-    publisher = start()
-    for step in (1, 2):
-        publisher.submit(step)
-        wait_until(lambda step=step: hub.tried == [1] * step)  # type: ignore[misc]
-    assert publisher.close() == [1, 2]
-    assert hub.tried == [1, 1, 1], "no step goes up before the one before it"
-    assert reports == ["Step 1 is not published: the token may not write. Training goes on."]
-
-
-def test_after_a_recovery_everything_goes_up_in_order_and_a_new_failure_is_told(
-    hub: Hub, reports: list[str], start: Callable[..., BackgroundPublisher]
-) -> None:
-    hub.failures = {1: [LASTING], 3: [LASTING, LASTING]}
-    publisher = start()
-    publisher.submit(1)
-    wait_until(lambda: reports)
-    publisher.submit(2)
-    wait_until(lambda: hub.published == [1, 2])
-    publisher.submit(3)
-    wait_until(lambda: len(reports) == 2)
-    assert publisher.close() == [3] and hub.published == [1, 2]
-
-
-def test_an_unforeseen_error_stops_nothing(
-    hub: Hub, reports: list[str], start: Callable[..., BackgroundPublisher]
-) -> None:
-    hub.failures = {1: [KeyError("bug")]}
-    publisher = start()
-    publisher.submit(1)
-    wait_until(lambda: reports)
-    publisher.submit(2)
-    assert publisher.close() == [] and hub.published == [1, 2]
-    assert reports == ["Step 1 is not published: KeyError: 'bug'. Training goes on."]
-
-
-def test_at_the_end_no_failure_promises_that_training_goes_on(
-    hub: Hub, reports: list[str], start: Callable[..., BackgroundPublisher]
-) -> None:
-    hub.failures = {1: [LASTING, KeyError("bug")]}
-    publisher = start()
-    publisher.submit(1)
-    wait_until(lambda: reports)
-    assert publisher.close() == [1]
-    assert reports[1:] == ["Step 1 is not published: KeyError: 'bug'."]
-
-
-def test_a_hub_that_hangs_is_waited_for_no_longer_than_patience(
-    hub: Hub, start: Callable[..., BackgroundPublisher]
-) -> None:
-    hub.gate.clear()
-    publisher = start(patience=0.05)
-    publisher.submit(1)
-    assert publisher.close() == [1]
-    hub.gate.set()
-
-
-def test_a_run_that_stops_does_not_wait_for_the_delays(
-    hub: Hub, reports: list[str], start: Callable[..., BackgroundPublisher]
-) -> None:
-    hub.failures = {1: [TRANSIENT] * 9}
-    publisher = start(delays=(3600.0,))
-    publisher.submit(1)
-    wait_until(lambda: hub.tried)
-    publisher.abandon()
-    assert publisher.close() == [1] and hub.tried == [1] and reports == []
+    yield new
+    for training in made:
+        training.publisher.abandon()
+    wait_until(lambda: not is_publishing())
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Waits for the other thread, at most ten seconds."""
-    deadline = time.monotonic() + 10
+    """Waits for the other thread, at most twenty seconds."""
+    deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)
+
+
+def test_steps_go_up_in_order_while_the_next_ones_are_learned(
+    publication: PublicationHere, new_training: NewTraining
+) -> None:
+    training = new_training()
+    publication.hub.inject({"method": "POST", "path": "/preupload/", "kind": "slow", "seconds": 0.5})
+    with training.publisher as publisher:
+        publisher.start(is_new=False)
+        for step in (1, 2, 3):
+            publisher.submit(step)
+        assert publication.state()["tags"] == {} and is_publishing(), "nothing waits for the Hub"
+    assert training.said == [
+        f"Step {step} is at {publication.hub.endpoint}/{publication.repo}/tree/step{step}" for step in (1, 2, 3)
+    ]
+    assert training.warned == [] and not is_publishing()
+    publication.assert_published_once()
+
+
+def test_a_transient_failure_is_retried_without_a_word(
+    publication: PublicationHere, new_training: NewTraining
+) -> None:
+    training = new_training()
+    with training.publisher as publisher:
+        publisher.start(is_new=True)
+        publication.hub.inject({**CONFLICT, "count": 2})
+        publisher.submit(1)
+    assert training.warned == [] and publication.hub.num_hits == 2
+    assert list(publication.state()["tags"]) == ["step1"]
+
+
+def test_a_lasting_failure_is_reported_once_and_tried_again_with_the_next_step_and_at_the_end(
+    publication: PublicationHere, new_training: NewTraining
+) -> None:
+    training = new_training()
+    with training.publisher as publisher:
+        publisher.start(is_new=True)
+        publication.hub.inject(REFUSED)
+        for step in (1, 2):
+            publisher.submit(step)
+            wait_until(lambda step=step: publication.hub.num_hits == step)  # type: ignore[misc]
+    assert publication.hub.num_hits == 3 and publication.state()["tags"] == {}, "no step goes up before the one before"
+    refusal, left = training.warned
+    assert refusal.startswith("Step 1 is not published: cannot publish step1 to org/")
+    assert refusal.endswith("with write access to this namespace. Training continues.")
+    command = f"python -m hub.publish {publication.run} --hub_model_id {publication.repo}"
+    assert left == f"Not published: step 1, 2. To publish what is missing later: {command}"
+
+
+def test_an_unforeseen_error_stops_nothing_and_is_reported_again_after_a_recovery(
+    publication: PublicationHere, new_training: NewTraining
+) -> None:
+    destination = Flawed(publication.repo)
+    training = new_training(destination)
+    with training.publisher as publisher:
+        publisher.start(is_new=True)
+        destination.bugs.append(KeyError("bug"))
+        publisher.submit(1)
+        wait_until(lambda: training.warned)
+        publisher.submit(2)
+        wait_until(lambda: list(publication.state()["tags"]) == ["step1", "step2"])
+        destination.bugs.extend([KeyError("bug"), KeyError("other")])
+        publisher.submit(3)
+        wait_until(lambda: len(training.warned) == 2)
+    assert training.warned[:3] == [
+        "Step 1 is not published: KeyError: 'bug'. Training continues.",
+        "Step 3 is not published: KeyError: 'bug'. Training continues.",
+        "Step 3 is not published: KeyError: 'other'.",
+    ]
+    assert training.warned[3].startswith("Not published: step 3.")
+
+
+def test_a_hub_that_hangs_is_waited_for_no_longer_than_patience(
+    publication: PublicationHere, new_training: NewTraining
+) -> None:
+    training = new_training(patience=0.05)
+    with training.publisher as publisher:
+        publisher.start(is_new=True)
+        publication.hub.inject({"method": "POST", "path": "/preupload/", "kind": "slow", "seconds": 2})
+        publisher.submit(1)
+        wait_until(lambda: publication.hub.num_hits)
+    assert is_publishing() and training.warned[0].startswith("Not published: step 1.")
+
+
+def test_a_training_that_fails_does_not_wait(publication: PublicationHere, new_training: NewTraining) -> None:
+    training = new_training(retry_delays=(3600.0,))
+    with pytest.raises(ZeroDivisionError), training.publisher as publisher:
+        publisher.start(is_new=True)
+        publication.hub.inject(CONFLICT)
+        publisher.submit(1)
+        wait_until(lambda: publication.hub.num_hits)
+        raise ZeroDivisionError
+    wait_until(lambda: not is_publishing())
+    assert publication.hub.num_hits == 1 and training.warned == []
+
+
+def test_a_hub_out_of_reach_stops_a_new_run_but_none_that_is_resumed(
+    publication: PublicationHere, new_training: NewTraining
+) -> None:
+    training = new_training()
+    outage = {"method": "GET", "path": "/whoami", "kind": "status"}
+    publication.hub.inject(outage)
+    with pytest.raises(PublishError, match="the Hub answered 503"):
+        training.publisher.start(is_new=True)
+    publication.hub.inject({**outage, "status": 403})
+    with pytest.raises(PublishError, match="may not write"):
+        training.publisher.start(is_new=False, has_begun=True)
+    publication.hub.inject(outage)
+    with training.publisher as publisher:
+        publisher.start(is_new=False, has_begun=True)
+        publisher.submit(1)
+    (warning,) = training.warned
+    assert warning.startswith("Cannot reach the Hub (cannot publish to org/")
+    assert warning.endswith("Training continues; publishing will be retried.")
+    assert list(publication.state()["tags"]) == ["step1"]
+
+
+def test_without_a_destination_nothing_happens(tmp_path: Path) -> None:
+    lines: list[str] = []
+    with BackgroundPublisher(None, tmp_path, say=lines.append, warn=lines.append) as publisher:
+        publisher.start(is_new=True)
+        publisher.submit(1)
+        assert not is_publishing()
+    publisher.abandon()
+    assert lines == []
