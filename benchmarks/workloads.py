@@ -188,7 +188,7 @@ def make_loading(options: Options) -> Workload:
     examples = make_examples(options, BATCHES_OF_A_PASS * run.batch_size)
     loader = TrainingLoader(
         examples,
-        make_train_transform(optimization, options.model.image_size),
+        make_train_transform(optimization, make_image_processor(options.model.image_size)),
         TrainingBatches(len(examples), Share(run.batch_size)),
         run.num_workers,
     )

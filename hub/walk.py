@@ -12,6 +12,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+from transformers.image_utils import load_image
 from transformers.utils import logging
 
 from hub.publishing.client_errors import one_line_errors, quiet_client
@@ -155,8 +156,8 @@ def _cells(row: Knowledge) -> list[str]:
 def _open_images(paths: Sequence[str]) -> Iterator[Image.Image]:
     for path in paths:
         try:
-            with Image.open(path) as image:
-                yield image.convert("RGB")
+            # As a pipeline reads them.
+            yield load_image(path)
         except OSError as error:
             reason = error.strerror or "not an image that Pillow knows"
             raise UserError(f"--image {path} cannot be read: {reason}") from None

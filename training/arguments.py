@@ -34,6 +34,11 @@ class DataArguments:
     test_split: str | None = option("Split to test on. By default the one of 'test' and 'validation' that exists.")
     image_column: str | None = option("Column of the images. Inferred when only one column holds images.")
     label_column: str | None = option("Column of the labels. Inferred when only one column can be it.")
+    transparency: Literal["refuse", "drop"] = option(
+        "What to do with images that have transparent pixels: 'refuse' them, or 'drop' the transparency, as every "
+        "user of the model will: colours that were hidden then show.",
+        "refuse",
+    )
     max_train_samples_per_class: int | None = option("Use only the first N training images of each class.")
     max_eval_samples_per_class: int | None = option("Use only the first N test images of each class.")
     num_classes: int | None = option("Use only the first N classes of the class order.")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from PIL import Image
@@ -12,7 +13,6 @@ from torchvision import transforms
 from transformers import ViTImageProcessor
 
 from hub.run.errors import InputError
-from modeling_dytox.image_processing import SMALLEST_CROPPED, shorter_side
 from training.arguments import OptimizationArguments
 
 
@@ -24,35 +24,51 @@ POLICY = r"rand(-(m|n|p|mstd|mmax|inc)\d[\d.]*|-t\w+)*"
 
 
 def make_train_transform(
-    optimization: OptimizationArguments, image_size: int
+    optimization: OptimizationArguments, processor: ViTImageProcessor
 ) -> Callable[[Image.Image], torch.Tensor]:
     """
-    The training augmentation: RGB image -> `(3, image_size, image_size)` uint8 tensor.
+    The training augmentation: RGB image -> `(3, height, width)` uint8 tensor of the size that the processor gives.
+
+    Args:
+        optimization (`OptimizationArguments`): crop, flip and RandAugment.
+        processor (`ViTImageProcessor`): the one that is published with the model; gives resize and crop.
 
     Raises:
         InputError: timm does not know the `auto_augment` policy.
     """
-    bicubic = transforms.InterpolationMode.BICUBIC
+    height, width = output_size(processor)
+    interpolation = transforms.InterpolationMode.BICUBIC
     steps: list[Callable] = []
     if optimization.train_crop == "resize":
-        steps.append(transforms.RandomResizedCrop(image_size, interpolation=bicubic))
+        steps.append(transforms.RandomResizedCrop((height, width), interpolation=interpolation))
     else:
-        steps += _fit(image_size)
+        steps += _fit(processor)
     if optimization.train_crop == "pad":
-        steps.append(transforms.RandomCrop(image_size, padding=round(image_size * CROP_PADDING)))
+        steps.append(transforms.RandomCrop((height, width), padding=round(height * CROP_PADDING)))
     if optimization.horizontal_flip:
         steps.append(transforms.RandomHorizontalFlip())
     if optimization.auto_augment != "none":
-        steps.append(_rand_augment(optimization.auto_augment, image_size))
+        steps.append(_rand_augment(optimization.auto_augment, height))
     return transforms.Compose([*steps, transforms.PILToTensor()])
 
 
-def _fit(image_size: int) -> list[Callable]:
+def output_size(processor: Any) -> tuple[int, int]:
+    """Height and width, in pixels, of the images that a processor gives."""
+    size = processor.crop_size if processor.do_center_crop else processor.size
+    return size["height"], size["width"]
+
+
+def _fit(processor: Any) -> list[Callable]:
     """Resizes and crops as the image processor does."""
-    if image_size < SMALLEST_CROPPED:
-        return [transforms.Resize((image_size, image_size))]
-    resize = transforms.Resize(shorter_side(image_size), interpolation=transforms.InterpolationMode.BICUBIC)
-    return [resize, transforms.CenterCrop(image_size)]
+    interpolation = transforms.InterpolationMode(Image.Resampling(processor.resample).name.lower())
+    steps: list[Callable] = []
+    if processor.do_resize:
+        shorter = processor.size.get("shortest_edge")
+        size = shorter if shorter else (processor.size["height"], processor.size["width"])
+        steps.append(transforms.Resize(size, interpolation=interpolation))
+    if processor.do_center_crop:
+        steps.append(transforms.CenterCrop(output_size(processor)))
+    return steps
 
 
 def _rand_augment(policy: str, image_size: int) -> RandAugment:

@@ -1,13 +1,23 @@
 """Labelled images as rows of a data set: cheap to select and join, decoded only when they are read."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, Image, concatenate_datasets
 from PIL import Image as PILImage
+from transformers.image_utils import load_image
 
 from hub.run.errors import InputError, one_line
+
+
+class UnfitImageError(ValueError):
+    """An image that can be read, but that its users will see otherwise than it is."""
+
+
+Transparency: TypeAlias = Literal["refuse", "drop"]
+CONVERT = "convert a folder with `python -m training.convert_images FOLDER NEW_FOLDER`"
 
 
 @dataclass(frozen=True)
@@ -19,11 +29,13 @@ class Examples:
         images (`Dataset`): one column, `image`.
         labels (`np.ndarray` of shape `(n,)`, int64): label ids, in the order of learning.
         source_indices (`np.ndarray` of shape `(n,)`, int64): row of each image in the split it comes from.
+        transparency: what to do with pixels that are not opaque, see [`to_rgb`].
     """
 
     images: Dataset
     labels: np.ndarray
     source_indices: np.ndarray
+    transparency: Transparency = "refuse"
 
     def __post_init__(self) -> None:
         if not len(self.images) == len(self.labels) == len(self.source_indices):
@@ -38,7 +50,12 @@ class Examples:
     def select(self, positions: Sequence[int] | np.ndarray) -> "Examples":
         """The examples at these positions, in this order."""
         positions = np.asarray(positions, dtype=np.int64)
-        return Examples(self.images.select(positions), self.labels[positions], self.source_indices[positions])
+        return replace(
+            self,
+            images=self.images.select(positions),
+            labels=self.labels[positions],
+            source_indices=self.source_indices[positions],
+        )
 
     def of_classes(self, start: int, stop: int) -> "Examples":
         """The examples whose label id is in `[start, stop)`."""
@@ -52,13 +69,18 @@ class Examples:
             InputError: the image cannot be read.
         """
         try:
-            return to_rgb(self.images[position]["image"])
+            return to_rgb(self.images[position]["image"], self.transparency)
         except Exception as error:
             # Decoders raise errors of many kinds on broken bytes; all of them mean that the image cannot be used.
             raise InputError(
-                f"The image in row {self.source_indices[position]} cannot be read ({one_line(error)}): "
-                "repair or remove it."
+                f"{self.name(position)} cannot be used ({one_line(error)}): repair or remove it."
             ) from error
+
+    def name(self, position: int) -> str:
+        """The file of the image at this position, or its row where it is in no file of its own."""
+        encoded = self.images.cast_column("image", Image(decode=False))[position]["image"]
+        path = None if encoded is None else encoded.get("path")
+        return f"The image {path}" if path else f"The image in row {self.source_indices[position]}"
 
     def images_at(self, positions: Sequence[int] | np.ndarray) -> list[PILImage.Image]:
         """
@@ -68,37 +90,43 @@ class Examples:
             InputError: an image cannot be read.
         """
         try:
-            return [to_rgb(image) for image in self.images[positions]["image"]]
+            return [to_rgb(image, self.transparency) for image in self.images[positions]["image"]]
         except Exception:
             # One by one, to name the one that cannot be read.
             return [self.image(int(position)) for position in positions]
 
 
-def to_rgb(image: PILImage.Image | None) -> PILImage.Image:
+def to_rgb(image: PILImage.Image | None, transparency: Transparency = "refuse") -> PILImage.Image:
     """
-    An image of any mode as RGB. Transparency shows white, as the image processor of the model has it; 16-bit grey is
-    scaled to 8 bits.
+    An image as every user of the model will see it: turned as its EXIF says and converted to RGB, by the function
+    that pipelines call. Images that this would spoil are refused.
+
+    Args:
+        image (`PIL.Image.Image`, *optional*): as it was decoded.
+        transparency: whether to `refuse` pixels that are not opaque, or to `drop` their transparency, which shows
+            colours that were hidden.
 
     Raises:
-        ValueError: there is no image, or its pixels are floats or larger than 16 bits.
+        UnfitImageError: it has more than 8 bits a channel, or transparency is refused.
+        ValueError: there is no image, or its mode has no RGB form.
     """
     if image is None:
         raise ValueError("it is missing")
     if image.mode.startswith(("I", "F")):
-        return _scaled_to_8_bits(image).convert("RGB")
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = PILImage.new("RGBA", image.size, "white")
-        image = PILImage.alpha_composite(white, image)
-    return image.convert("RGB")
+        raise UnfitImageError(f"has more than 8 bits a channel (mode {image.mode}), which RGB cuts off: {CONVERT}")
+    if transparency == "refuse" and not _is_opaque(image):
+        raise UnfitImageError(
+            f"has transparent pixels, whose hidden colours users of the model would see: {CONVERT}, or learn what "
+            "they will see with --transparency drop"
+        )
+    return load_image(image)
 
 
-def _scaled_to_8_bits(image: PILImage.Image) -> PILImage.Image:
-    # PIL would clip: all but the darkest pixels would turn white.
-    grey = np.asarray(image)
-    if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
-        raise ValueError(f"pixels of mode {image.mode}, expected 8 or 16 bits")
-    return PILImage.fromarray(np.rint(grey / 257).astype(np.uint8))
+def _is_opaque(image: PILImage.Image) -> bool:
+    if "A" not in image.getbands() and "a" not in image.getbands() and "transparency" not in image.info:
+        return True
+    darkest, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return darkest == 255
 
 
 def concatenate(parts: Sequence[Examples]) -> Examples:
@@ -106,8 +134,9 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
     filled = [part for part in parts if len(part)] or list(parts[:1])
     if len(filled) == 1:
         return filled[0]
-    return Examples(
-        concatenate_datasets([part.images for part in filled]),
-        np.concatenate([part.labels for part in filled]),
-        np.concatenate([part.source_indices for part in filled]),
+    return replace(
+        filled[0],
+        images=concatenate_datasets([part.images for part in filled]),
+        labels=np.concatenate([part.labels for part in filled]),
+        source_indices=np.concatenate([part.source_indices for part in filled]),
     )

@@ -11,7 +11,7 @@ from datasets.table import embed_table_storage
 
 from hub.run.atomic import replaced
 from hub.run.errors import InputError, first_line, one_line
-from training.data.examples import Examples, concatenate
+from training.data.examples import Examples, Transparency, concatenate
 from training.data.herding import herd
 from training.data.scenario import Step
 
@@ -25,10 +25,12 @@ class RehearsalMemory:
         size (`int`): budget, in images, of all classes together.
         num_classes (`int`, *optional*): share the budget by so many classes from the start, instead of by the
             classes seen so far.
+        transparency: how its images are read, see [`training.data.examples.to_rgb`].
     """
 
-    def __init__(self, size: int, num_classes: int | None = None) -> None:
+    def __init__(self, size: int, num_classes: int | None = None, transparency: Transparency = "refuse") -> None:
         self.size = size
+        self.transparency = transparency
         self.num_classes = num_classes
         self.examples: Examples | None = None
         self.steps = np.zeros(0, dtype=np.int64)
@@ -130,7 +132,7 @@ class RehearsalMemory:
             ) from error
         self.steps = np.array(columns["step"], dtype=np.int64)
         labels, sources = (np.array(columns[name], dtype=np.int64) for name in ("label", "source_index"))
-        self.examples = Examples(dataset.select_columns(["image"]), labels, sources)
+        self.examples = Examples(dataset.select_columns(["image"]), labels, sources, self.transparency)
 
 
 def _without_paths(table: pa.Table) -> pa.Table:
@@ -144,7 +146,7 @@ def _without_paths(table: pa.Table) -> pa.Table:
     return table.set_column(position, field, pa.chunked_array(chunks, field.type))
 
 
-def make_memory(size: int, num_classes: int, fixed: bool) -> RehearsalMemory:
+def make_memory(size: int, num_classes: int, fixed: bool, transparency: Transparency = "refuse") -> RehearsalMemory:
     """
     An empty memory with room for at least one exemplar of each class.
 
@@ -152,6 +154,7 @@ def make_memory(size: int, num_classes: int, fixed: bool) -> RehearsalMemory:
         size (`int`): budget, in images.
         num_classes (`int`): classes of the whole run.
         fixed (`bool`): whether each class gets its final share from the start.
+        transparency: how its images are read, see [`training.data.examples.to_rgb`].
 
     Raises:
         InputError: there is less than one exemplar a class.
@@ -161,7 +164,7 @@ def make_memory(size: int, num_classes: int, fixed: bool) -> RehearsalMemory:
             f"--memory_size {size} is smaller than the {num_classes} classes: give at least {num_classes}, one "
             "exemplar a class, or choose a --method without memory."
         )
-    return RehearsalMemory(size, num_classes if fixed else None)
+    return RehearsalMemory(size, num_classes if fixed else None, transparency)
 
 
 def check_memory(path: Path, class_names: Sequence[str]) -> None:

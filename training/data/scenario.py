@@ -1,7 +1,7 @@
 """The scenario: a data set cut into steps of new classes, in a chosen order."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -68,12 +68,14 @@ class Scenario:
         train (`Examples`): training images of all steps.
         test (`Examples`): test images of all steps, and those that there are of classes known before.
         known (`LearnedClasses`): what a continued model had learned before these steps.
+        test_split (`str`): name of the split that the test images are of.
     """
 
     steps: list[Step]
     train: Examples
     test: Examples
     known: LearnedClasses
+    test_split: str = "test"
 
     @property
     def class_names(self) -> list[str]:
@@ -126,7 +128,7 @@ def make_scenario(splits: LabelledSplits, arguments: DataArguments, known: Learn
         parts = [train.of_classes(*class_range), *([] if steps else [merged])]
         class_names = [names[label] for label in order[start:stop]]
         steps.append(Step(known.num_steps + len(steps) + 1, class_names, class_range, concatenate(parts)))
-    return Scenario(steps, concatenate([train, merged]), test, known)
+    return Scenario(steps, concatenate([train, merged]), test, known, splits.test_split)
 
 
 def _only_new(order: list[int], names: Sequence[str], known: LearnedClasses) -> list[int]:
@@ -223,7 +225,7 @@ def _relabel(examples: Examples, label_ids: Mapping[int, int], limit: int | None
         kept &= _rank_in_class(labels) < limit
     positions = np.flatnonzero(kept)
     selected = examples.select(positions)
-    return Examples(selected.images, labels[positions], selected.source_indices)
+    return replace(selected, labels=labels[positions])
 
 
 def _rank_in_class(labels: np.ndarray) -> np.ndarray:

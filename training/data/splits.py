@@ -1,20 +1,25 @@
 """Loads a data set with a training and a test split, finds its columns and names its classes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
 from hub.run.errors import InputError, first_line
+from hub.run.text import printable
 from training.arguments import DataArguments
 from training.data.digits import load_digits_dataset
-from training.data.examples import Examples
+from training.data.examples import Examples, Transparency
+from training.data.inventory import Inventory, is_image_folder
 
 
 BUILT_IN = {"digits": load_digits_dataset}
+# With more classes, only the one with the fewest images and the one with the most are shown.
+MAX_LISTED_CLASSES = 20
 
 
 @dataclass(frozen=True)
@@ -26,11 +31,37 @@ class LabelledSplits:
         train (`Examples`): what to learn from.
         test (`Examples`): what to test on.
         class_names (`list[str]`): name of each label id.
+        train_split, test_split (`str`): names of the two splits.
+        left_out (`Sequence[str]`): what of the data set is not used and why, a line each.
     """
 
     train: Examples
     test: Examples
     class_names: list[str]
+    train_split: str = "train"
+    test_split: str = "test"
+    left_out: Sequence[str] = ()
+
+    def describe(self) -> list[str]:
+        """How many images each split has, of which classes, and what is left out: a line each."""
+        names = {self.train_split: self.train, self.test_split: self.test}
+        lines = [_counts(split, examples.labels, self.class_names) for split, examples in names.items()]
+        return [*lines, *(f"Left out: {line}" for line in self.left_out)]
+
+
+def _counts(split: str, labels: np.ndarray, class_names: Sequence[str]) -> str:
+    counts = np.bincount(labels, minlength=len(class_names))
+    present = np.flatnonzero(counts)
+    line = f"{split}: {len(labels):,} images of {len(present)} classes"
+    if len(present) <= MAX_LISTED_CLASSES:
+        return (
+            f"{line}: {', '.join(f'{printable(class_names[label])} {counts[label]:,}' for label in present.tolist())}"
+        )
+    fewest, most = int(present[counts[present].argmin()]), int(present[counts[present].argmax()])
+    return (
+        f"{line}, from {counts[fewest]:,} ({printable(class_names[fewest])}) to {counts[most]:,} "
+        f"({printable(class_names[most])}) a class"
+    )
 
 
 def load_splits(arguments: DataArguments) -> LabelledSplits:
@@ -38,15 +69,25 @@ def load_splits(arguments: DataArguments) -> LabelledSplits:
     Loads the data set that the options name.
 
     Raises:
-        InputError: the data set, a split or a column does not exist or cannot be used.
+        InputError: the data set, a split or a column does not exist or cannot be used, or both splits are the same.
     """
-    dataset = _load(arguments)
-    train = _split(dataset, arguments.train_split, "train_split")
-    test = _split(dataset, arguments.test_split or _find_test_split(dataset), "test_split")
+    dataset, notes = _load(arguments)
+    train_name, test_name = arguments.train_split, arguments.test_split or _find_test_split(dataset)
+    if train_name == test_name:
+        raise InputError(
+            f"--test_split {test_name} is what the model learns from: its accuracy there would say nothing. Choose "
+            "images that are held out."
+        )
+    train, test = _split(dataset, train_name, "train_split"), _split(dataset, test_name, "test_split")
     image_column, label_column = _find_columns(arguments, {"training": train, "test": test})
-    class_names, (train_labels, test_labels) = _label_ids(train, test, label_column)
+    class_names, (train_labels, test_labels) = _label_ids(dataset, train, test, label_column)
     return LabelledSplits(
-        _examples(train, image_column, train_labels), _examples(test, image_column, test_labels), class_names
+        _examples(train, image_column, train_labels, arguments.transparency),
+        _examples(test, image_column, test_labels, arguments.transparency),
+        class_names,
+        train_name,
+        test_name,
+        notes,
     )
 
 
@@ -60,30 +101,63 @@ def load_test_split(arguments: DataArguments) -> tuple[Examples, list[str]]:
     Raises:
         InputError: the data set, the split or a column does not exist or cannot be used.
     """
-    dataset = _load(arguments)
+    dataset, _ = _load(arguments)
     test = _split(dataset, arguments.test_split or _find_test_split(dataset), "test_split")
     image_column, label_column = _find_columns(arguments, {"test": test})
-    class_names, labels = _label_ids_of_one(test, label_column)
-    return _examples(test, image_column, labels), class_names
+    class_names, labels = _label_ids_of_one(dataset, test, label_column)
+    return _examples(test, image_column, labels, arguments.transparency), class_names
 
 
-def _load(arguments: DataArguments) -> DatasetDict:
+def _load(arguments: DataArguments) -> tuple[DatasetDict, Sequence[str]]:
+    """The data set, and what of it is left out, a line each."""
     name = str(arguments.dataset_name)
-    if name in BUILT_IN:
-        return BUILT_IN[name]()
     path = Path(name).expanduser()
+    if name in BUILT_IN:
+        if path.exists():
+            raise InputError(
+                f"--dataset_name {name} is the name of a built-in data set and of a folder here: write ./{name} for "
+                "the folder, or run from another folder for the built-in."
+            )
+        return BUILT_IN[name](), ()
     if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
         raise InputError(f"--dataset_name {name} does not exist: give a Hub id, an existing folder or 'digits'.")
+    if is_image_folder(path):
+        return _load_images(Inventory.read(path))
     try:
         if path.is_file():
-            return datasets.load_dataset("parquet", data_files=str(path))
-        return datasets.load_dataset(str(path) if path.is_dir() else name, arguments.dataset_config_name)
+            return datasets.load_dataset("parquet", data_files=str(path)), ()
+        return datasets.load_dataset(str(path) if path.is_dir() else name, arguments.dataset_config_name), ()
     except Exception as error:
         # The loaders of `datasets` raise errors of many libraries; all of them mean that the name cannot be used.
         raise InputError(
             f"--dataset_name {name} cannot be loaded ({first_line(error)}): give a Hub id, a folder of images or "
             "Parquet files with a training and a test split, or 'digits'."
         ) from error
+
+
+def _load_images(inventory: Inventory) -> tuple[DatasetDict, Sequence[str]]:
+    """The images of a folder as a data set that names the files; they are read when they are needed."""
+    splits = inventory.splits
+    if not splits:
+        raise InputError(
+            f"--dataset_name {inventory.root} has no images in folders train and test: put those to learn from into "
+            f"{inventory.root}/train/CLASS, and others to test on into {inventory.root}/test/CLASS."
+        )
+    images = {split: inventory.images(split) for split in splits}
+    names = sorted({str(entry.class_name) for entries in images.values() for entry in entries})
+    label_ids = {name: label for label, name in enumerate(names)}
+    features = Features({"image": Image(), "label": ClassLabel(names=names)})
+    dataset = {
+        split: Dataset.from_dict(
+            {
+                "image": [str(entry.path) for entry in entries],
+                "label": [label_ids[str(entry.class_name)] for entry in entries],
+            },
+            features=features,
+        )
+        for split, entries in images.items()
+    }
+    return DatasetDict(dataset), inventory.left_out()
 
 
 def _split(dataset: DatasetDict, name: str, option: str) -> Dataset:
@@ -162,9 +236,11 @@ def _check_label_column(split: Dataset, column: str, name: str) -> None:
         )
 
 
-def _label_ids(train: Dataset, test: Dataset, column: str) -> tuple[list[str], tuple[np.ndarray, np.ndarray]]:
+def _label_ids(
+    dataset: DatasetDict, train: Dataset, test: Dataset, column: str
+) -> tuple[list[str], tuple[np.ndarray, np.ndarray]]:
     """Class names and the label ids of both splits; labels without names are named by their values."""
-    train_values, test_values = _read_labels(train, column, "training"), _read_labels(test, column, "test")
+    train_values, test_values = _read_labels(dataset, train, column), _read_labels(dataset, test, column)
     feature = train.features[column]
     if isinstance(feature, ClassLabel):
         if test.features[column] != feature:
@@ -182,9 +258,9 @@ def _label_ids(train: Dataset, test: Dataset, column: str) -> tuple[list[str], t
     return [str(value) for value in values], (label_ids[0], label_ids[1])
 
 
-def _label_ids_of_one(test: Dataset, column: str) -> tuple[list[str], np.ndarray]:
+def _label_ids_of_one(dataset: DatasetDict, test: Dataset, column: str) -> tuple[list[str], np.ndarray]:
     """As `_label_ids`, from the test split alone."""
-    values, feature = _read_labels(test, column, "test"), test.features[column]
+    values, feature = _read_labels(dataset, test, column), test.features[column]
     if isinstance(feature, ClassLabel):
         return feature.names, np.asarray(values)
     distinct = sorted(set(values))
@@ -192,20 +268,38 @@ def _label_ids_of_one(test: Dataset, column: str) -> tuple[list[str], np.ndarray
     return [str(value) for value in distinct], np.array([ids[value] for value in values])
 
 
-def _read_labels(split: Dataset, column: str, name: str) -> list[Any]:
+def _read_labels(dataset: DatasetDict, split: Dataset, column: str) -> list[Any]:
+    """The labels of a split; a missing one, and a negative one that stands for it, is refused."""
+    labels = _column(split, column)
+    row = next((row for row, label in enumerate(labels) if _is_hidden(label)), None)
+    if row is None:
+        return labels
+    name = next(name for name, each in dataset.items() if each is split)
+    advice = "remove it or give it a class"
+    if all(map(_is_hidden, labels)):
+        labelled = [other for other, each in dataset.items() if each is not split and _has_labels(each, column)]
+        advice = f"the split hides its labels; those of {', '.join(labelled) or 'no split'} are there"
+    raise InputError(f"Row {row} of the {name} split has no label in {column} ({labels[row]}): {advice}.")
+
+
+def _has_labels(split: Dataset, column: str) -> bool:
+    return column in split.features and not any(map(_is_hidden, _column(split, column)))
+
+
+def _is_hidden(label: Any) -> bool:
+    # Data sets write -1 where labels are kept secret.
+    return label is None or (isinstance(label, int) and label < 0)
+
+
+def _column(split: Dataset, column: str) -> list[Any]:
     # Only this column is read: rows with images would be decoded.
-    labels = split.select_columns([column]).to_dict()[column]
-    # Once: the data set copies its features at each request.
-    is_class_label = isinstance(split.features[column], ClassLabel)
-    for row, label in enumerate(labels):
-        if label is None or (is_class_label and label < 0):
-            raise InputError(f"Row {row} of the {name} split has no label in {column}: remove it or give it a class.")
-    return labels
+    values: list[Any] = split.select_columns([column]).to_dict()[column]
+    return values
 
 
-def _examples(split: Dataset, image_column: str, labels: np.ndarray) -> Examples:
+def _examples(split: Dataset, image_column: str, labels: np.ndarray, transparency: Transparency) -> Examples:
     # Whatever way of decoding the data set asks for, images are read as they are.
     images = split.select_columns([image_column]).cast_column(image_column, Image())
     if image_column != "image":
         images = images.rename_column(image_column, "image")
-    return Examples(images, labels.astype(np.int64), np.arange(len(labels), dtype=np.int64))
+    return Examples(images, labels.astype(np.int64), np.arange(len(labels), dtype=np.int64), transparency)

@@ -62,7 +62,7 @@ class PhaseTrainer:
         self.checkpoints = checkpoints
         self.num_steps = num_steps
         self.global_batch_size = arguments.global_batch_size(accelerator.num_processes)
-        self.transform = make_train_transform(self.options, arguments.model.image_size)
+        self.transform = make_train_transform(self.options, processor)
         self.normalize = Normalizer(processor, accelerator.device)
         self.compiles = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
         self.initial_loss_scale = None if accelerator.scaler is None else accelerator.scaler.state_dict()

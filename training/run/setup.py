@@ -137,7 +137,9 @@ def _make_memory(arguments: Arguments, method: Method, scenario: Scenario) -> Re
         check_no_memory_asked_for(arguments)
         return None
     options = arguments.method
-    return make_memory(options.memory_size, len(scenario.class_names), options.fixed_memory)
+    return make_memory(
+        options.memory_size, len(scenario.class_names), options.fixed_memory, arguments.data.transparency
+    )
 
 
 def _check_folder(setup: Setup) -> None:

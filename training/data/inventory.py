@@ -1,0 +1,192 @@
+"""
+What a folder of images holds: every file with its split and class, or the reason why it is left out.
+
+The folder directly below the root is the split, and the folder that holds the image is its class, whatever either is
+called further down: `train/train/1.jpg` is a training image of the class `train`.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+from hub.run.errors import InputError
+from hub.run.text import shorten
+
+
+#: Names of the top folder -> the split, in any case.
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+}
+#: Files that systems leave behind, which nobody means.
+_RUBBISH = {"thumbs.db", "desktop.ini"}
+#: Files of a table or an archive: the folder is not one of plain images.
+_TABLES = (".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".tar", ".zip")
+#: Formats that Pillow recognises without reading them, or that are documents.
+_NOT_IMAGES = {"PDF", "HDF5", "BUFR", "GRIB", "MPEG", "WMF", "EPS"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """
+    A file of the folder.
+
+    Args:
+        path (`Path`): where it is.
+        split (`str`, *optional*): `train`, `test` or `validation`; None where it is in none.
+        class_name (`str`, *optional*): None where it is left out.
+        reason (`str`, *optional*): why it is left out; None for an image that is used.
+    """
+
+    path: Path
+    split: str | None
+    class_name: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """
+    The files of a folder of images.
+
+    Args:
+        root (`Path`): the folder.
+        entries (`Sequence[Entry]`): its files in the order of their names, without what systems leave behind.
+    """
+
+    root: Path
+    entries: Sequence[Entry]
+
+    @classmethod
+    def read(cls, root: Path) -> "Inventory":
+        """
+        Looks at the names of all files below a folder.
+
+        Raises:
+            InputError: one file is in two splits.
+        """
+        inventory = cls(root, [_entry(root, path) for path in _files(root)])
+        inventory._check_in_one_split()
+        return inventory
+
+    def images(self, split: str) -> list[Entry]:
+        """The images of a split, in the order of their names."""
+        return [entry for entry in self.entries if entry.split == split and entry.reason is None]
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that have an image."""
+        found = {entry.split for entry in self.entries if entry.reason is None}
+        return [split for split in dict.fromkeys(SPLITS.values()) if split in found]
+
+    def left_out(self) -> list[str]:
+        """What is left out, a line for each reason, and the folders that give no image."""
+        examples: dict[str, list[str]] = {}
+        for entry in self.entries:
+            if entry.reason is not None:
+                examples.setdefault(entry.reason, []).append(str(entry.path.relative_to(self.root)))
+        lines = [f"{len(names)} file(s) {reason}: {shorten(names, 80)}" for reason, names in examples.items()]
+        if empty := self._folders_without_image():
+            lines.append(f"{len(empty)} folder(s) without an image that can be read: {shorten(empty, 80)}")
+        return lines
+
+    def _folders_without_image(self) -> list[str]:
+        """Folders below a split that hold files, but no image that is used, neither themselves nor further down."""
+        used: set[Path] = set()
+        for entry in self.entries:
+            if entry.reason is None:
+                used.update(entry.path.parents)
+        folders = {entry.path.parent for entry in self.entries if entry.split is not None}
+        depths = {folder: len(folder.relative_to(self.root).parts) for folder in folders - used}
+        return [str(folder.relative_to(self.root)) for folder in sorted(depths) if depths[folder] > 1]
+
+    def _check_in_one_split(self) -> None:
+        """Links may lead from two splits to one file, which would be learned and tested on."""
+        places = {folder: os.path.realpath(folder) for folder in {entry.path.parent for entry in self.entries}}
+        seen: dict[str, Entry] = {}
+        for entry in self.entries:
+            if entry.reason is not None:
+                continue
+            place = os.path.join(places[entry.path.parent], entry.path.name)
+            other = seen.setdefault(os.path.realpath(place) if entry.path.is_symlink() else place, entry)
+            if other.split != entry.split:
+                paths = [str(each.path.relative_to(self.root)) for each in (other, entry)]
+                raise InputError(
+                    f"--dataset_name {self.root}: {paths[0]} and {paths[1]} are the same file, in two splits: remove "
+                    "one of the two."
+                )
+
+
+def is_image_folder(root: Path) -> bool:
+    """
+    Whether a folder holds plain images, one class a folder. Not one whose labels are in a table beside the images
+    (`metadata.csv`), and not one of tables or archives alone.
+    """
+    files = list(_files(root)) if root.is_dir() else []
+    if any(path.stem.lower() == "metadata" and path.suffix.lower() in _TABLES for path in files):
+        return False
+    entries = [_entry(root, path) for path in files]
+    if any(entry.reason is None for entry in entries):
+        return True
+    has_images = any(path.suffix.lower() in _readable_suffixes() for path in files)
+    return has_images and not any(path.suffix.lower() in _TABLES for path in files)
+
+
+def image_files(root: Path) -> list[Path]:
+    """All files below a folder that Pillow can open, in the order of their names."""
+    return [path for path in _files(root) if path.suffix.lower() in _readable_suffixes()]
+
+
+def _files(root: Path) -> list[Path]:
+    """All files below a folder in the order of their names, links followed; hidden ones and rubbish left out."""
+    return sorted(_walk(root, frozenset()), key=Path.as_posix)
+
+
+def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    place = os.path.realpath(folder)
+    if place in above:
+        # A link to a folder above it.
+        return
+    with os.scandir(folder) as found:
+        for item in found:
+            path = Path(item.path)
+            if _is_hidden(path) or item.name.lower() in _RUBBISH:
+                continue
+            if item.is_dir():
+                yield from _walk(path, above | {place})
+            else:
+                yield path
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.startswith("__")
+
+
+def _entry(root: Path, path: Path) -> Entry:
+    folders = path.relative_to(root).parts[:-1]
+    split = SPLITS.get(folders[0].lower()) if folders else None
+    if path.suffix.lower() not in _readable_suffixes():
+        kind = path.suffix or "no suffix"
+        return Entry(path, split, reason=f"of a kind that cannot be read ({kind})")
+    if split is None:
+        return Entry(path, None, reason="outside the folders of the splits")
+    if len(folders) < 2:
+        return Entry(path, split, reason="in the folder of a split, but of no class")
+    return Entry(path, split, folders[-1])
+
+
+@cache
+def _readable_suffixes() -> frozenset[str]:
+    """Suffixes of the image files that Pillow opens."""
+    Image.init()
+    suffixes = Image.registered_extensions()
+    return frozenset(suffix for suffix, kind in suffixes.items() if kind in Image.OPEN and kind not in _NOT_IMAGES)
