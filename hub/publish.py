@@ -215,7 +215,7 @@ def model_content(folder: StepFolder, hub_model_id: str, token: str | None) -> S
         PublishError: A file holds a Hub token.
     """
     if not is_complete(folder.path):
-        raise PublishError(f"{folder.path.name} has no card or figures yet, call complete_step_folder first")
+        raise PublishError(f"{folder.path.name} has no card or figures yet, call add_card_and_figures first")
     files = {path: LocalFile(file) for path, file in folder.published_files().items()}
     files[CARD] = LocalFile(folder.path / CARD, card_for(folder, hub_model_id).encode())
     for path, file in files.items():
