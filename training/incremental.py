@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import disable_progress_bars
 from transformers.utils import logging
 
-from hub.cards.model_card import complete_step_folder
+from hub.cards.model_card import add_card_and_figures
 from hub.publishing.background import BackgroundPublisher, is_publishing
 from hub.publishing.client_errors import quiet_client
 from hub.publishing.destination import Destination
@@ -166,7 +166,7 @@ def save(setup: Setup, model: DyToxForImageClassification, step: Step, results: 
             model,
             setup.processor,
             results,
-            finish=lambda folder: complete_step_folder(folder, hub_model_id),
+            finish=lambda folder: add_card_and_figures(folder, hub_model_id),
         )
         setup.checkpoints.clear()
 
