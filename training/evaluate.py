@@ -31,7 +31,7 @@ from training.arguments import DataArguments, OptionParser, option
 from training.data.scenario import select_by_name
 from training.data.splits import load_test_split
 from training.loop.evaluation import Evaluation, Evaluator
-from training.loop.malloc import keep_freed_memory
+from training.loop.malloc import keep_freed_pages
 from training.run.comparison import RecordedStep, agreement, compare, conclusion, to_table
 from training.run.model_source import ModelSource
 
@@ -200,5 +200,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()
+    keep_freed_pages()
     main()
