@@ -20,6 +20,7 @@ from training.loop.processes import check_agreement, on_main_process
 from training.methods import Method, make_method
 from training.run.checks import check_disk, check_images, check_no_memory_asked_for, check_precision, check_shared
 from training.run.continuation import Continuation, load_continuation
+from training.run.published_memory import load_published_memory
 from training.run.recipe import recipe_of, without_local_paths
 from training.run.run_folder import RunFolder
 
@@ -155,6 +156,6 @@ def _load_published_memory(setup: Setup) -> dict[str, str]:
     """Loads the memory of the step that is continued, unless the run has its own; returns its fingerprint."""
     if setup.continuation is None or setup.memory is None or not setup.starts_fresh:
         return {}
-    fingerprint = setup.continuation.load_memory(setup.memory)
+    fingerprint = load_published_memory(setup.continuation, setup.memory)
     check_agreement(setup.accelerator, fingerprint, "rehearsal memories")
     return {"memory": fingerprint}
