@@ -25,14 +25,14 @@ from training import incremental
 from training.loop.checkpointing import Checkpoints
 from training.loop.epoch import EpochTrainer
 from training.loop.evaluation import Evaluator
-from training.loop.malloc import keep_freed_memory
+from training.loop.malloc import keep_freed_pages
 
 
 # What is timed: the part it belongs to, and the class or module with the function that does it. None of these calls
 # another, except that epochs hold the updates.
 TIMED: tuple[tuple[str, Any, str], ...] = (
     ("epochs", EpochTrainer, "train"),
-    ("forward_backward", EpochTrainer, "_optimizer_step"),
+    ("forward_backward", EpochTrainer, "_update"),
     ("evaluation", Evaluator, "evaluate"),
     ("herding", incremental, "update_memory"),
     ("saving_states", Checkpoints, "save"),
@@ -99,5 +99,5 @@ def main(command_line: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()
+    keep_freed_pages()
     sys.exit(main())

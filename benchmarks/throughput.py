@@ -35,7 +35,7 @@ from benchmarks.options import DTYPES, Options, parse_options
 from benchmarks.t_pass import load_oracle
 from benchmarks.workloads import Workload, make_workload
 from hub.run.errors import InputError
-from training.loop.malloc import keep_freed_memory
+from training.loop.malloc import keep_freed_pages
 
 
 IMPLEMENTATIONS: tuple[Literal["ours", "t_pass"], ...] = ("ours", "t_pass")
@@ -52,7 +52,7 @@ def measure(options: Options) -> dict[str, Any]:
         InputError: the implementation is not there.
     """
     if options.run.keep_freed_memory:
-        keep_freed_memory()
+        keep_freed_pages()
     before = resident_bytes()
     if options.run.device == "cuda":
         torch.cuda.reset_peak_memory_stats()

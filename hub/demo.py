@@ -1,6 +1,8 @@
 """
-The whole project in one command: learns the digits in five steps, publishes each step to a Hub in a folder, and loads
-the revisions one after the other as any user would.
+The whole project in one command: learns the digits in five steps, publishes each step to a Hub that is served from a
+folder, and loads the revisions one after the other as any user would.
+
+    python -m hub.demo
 """
 
 import argparse
@@ -24,7 +26,7 @@ SHOWN_DIGITS = (1, 3, 5, 7, 9)
 
 @contextmanager
 def local_hub(folder: Path) -> Iterator[str]:
-    """Serves a Hub from `folder` while the context lasts; gives its endpoint."""
+    """Serves a Hub from `folder` until the block ends; yields its endpoint."""
     command = [sys.executable, "-m", "hub.local_server", str(folder)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -38,20 +40,20 @@ def local_hub(folder: Path) -> Iterator[str]:
 
 
 def save_digits(folder: Path) -> list[Path]:
-    """Writes for each of the shown digits its most typical image, the closest to their mean; returns the paths."""
+    """Writes for each of the shown digits its most typical image, the closest to the mean; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     digits = load_digits()
     paths = []
-    for name in SHOWN_DIGITS:
-        images = digits.images[digits.target == name]
+    for digit in SHOWN_DIGITS:
+        images = digits.images[digits.target == digit]
         typical = images[((images - images.mean(axis=0)) ** 2).sum(axis=(1, 2)).argmin()]
-        paths.append(folder / f"a_{name}.png")
+        paths.append(folder / f"a_{digit}.png")
         Image.fromarray((typical * (255 / 16)).round().astype("uint8")).save(paths[-1])
     return paths
 
 
 def run(folder: Path) -> None:
-    """Trains, publishes and walks through the revisions; a second call resumes and finds everything done."""
+    """Trains, publishes and loads the revisions; a second call resumes, or finds everything done."""
     with local_hub(folder / "hub") as endpoint:
         # An empty cache and the Hub in the folder: nothing of the user's own Hub is touched.
         own = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
@@ -75,7 +77,7 @@ def run(folder: Path) -> None:
 
 
 def call(arguments: Sequence[str], environment: dict[str, str]) -> None:
-    """Runs Python with these arguments; ends the demo with its exit status if it fails."""
+    """Runs Python with these arguments; if it fails, the demo ends with its exit status."""
     status = subprocess.run([sys.executable, *arguments], env=environment, check=False).returncode
     if status:
         sys.exit(status)
@@ -90,7 +92,9 @@ def say(text: str) -> None:
 def main() -> None:
     """Entry point of `python -m hub.demo`."""
     parser = argparse.ArgumentParser(prog="python -m hub.demo", description="Train, publish and load five steps.")
-    parser.add_argument("--folder", type=Path, default=Path("demo"), help="where everything goes (default: demo)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("demo"), help="where everything is written (default: demo)"
+    )
     run(parser.parse_args().folder)
 
 

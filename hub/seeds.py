@@ -5,40 +5,42 @@ Adds the results of the same recipe with other seeds to the cards of a run.
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from hub.cards.model_card import complete_step_folder, hub_model_id_of
-from hub.run.atomic import write_aside
+from hub.cards.model_card import add_card_and_figures, hub_model_id_of, read_recipe
 from hub.run.errors import StepFolderError, UserError
-from hub.run.layout import RECIPE_FILE, SEEDS_FILE
+from hub.run.layout import step_name
+from hub.run.recipe import differing_options
 from hub.run.results import RunResults
-from hub.run.seed_results import OtherRun, SeedResults
+from hub.run.seed_results import OtherRun, write_other_runs
 from hub.run.step_folder import StepFolder, list_step_folders
-from hub.run.text import printable
+from hub.run.text import printable, short_repr
 
 
 #: Options in which the runs may differ.
 FREE_OPTIONS = ("seed", "class_order")
 
-_MAX_VALUE = 40
-
 
 @dataclass(frozen=True)
-class FinishedRun:
-    """The complete step folders of a run, from step 1 or, where it continues a model, from its first own step."""
+class SeedRun:
+    """
+    A run with one of the seeds.
+
+    Args:
+        path (`Path`): its `--output_dir`.
+        folders (`tuple[StepFolder, ...]`): its complete step folders, at least one. A run that continues a model has
+            those of its own steps alone.
+    """
 
     path: Path
     folders: tuple[StepFolder, ...]
 
     @classmethod
-    def read(cls, output_dir: str | Path) -> "FinishedRun":
+    def read(cls, output_dir: str | Path) -> "SeedRun":
         """
         Reads the `--output_dir` of a run.
 
@@ -63,16 +65,10 @@ class FinishedRun:
         Raises:
             StepFolderError: they cannot be read.
         """
-        path = self.folders[-1].path / RECIPE_FILE
-        try:
-            options = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError, OSError):
-            options = None
-        if not isinstance(options, dict):
-            raise StepFolderError(f"{path} is not valid YAML, expected the options of a run")
-        return {name: value for name, value in options.items() if name not in FREE_OPTIONS}
+        recipe = read_recipe(self.folders[-1].path)
+        return {name: value for name, value in recipe.items() if name not in FREE_OPTIONS}
 
-    def step(self, number: int) -> RunResults:
+    def results_after(self, step: int) -> RunResults:
         """
         The results after a step.
 
@@ -80,87 +76,91 @@ class FinishedRun:
             StepFolderError: its folder is missing or not complete.
         """
         for folder in self.folders:
-            if folder.step == number:
+            if folder.step == step:
                 return folder.results
-        raise StepFolderError(f"{self.path} has no complete step{number}: finish this run first")
+        raise StepFolderError(f"{self.path} has no complete {step_name(step)}: finish this run first")
 
 
 def add_other_runs(
     output_dir: str | Path, other_dirs: Sequence[str | Path], *, dry_run: bool = False
 ) -> list[tuple[StepFolder, list[OtherRun]]]:
     """
-    Writes `seeds.json` into each complete step folder of a run, and draws its figures and writes its card anew.
+    Writes `seeds.json` into each complete step folder of a run, and draws its figures and writes its card again.
 
     Everything is checked before anything is written; each file is written aside, then renamed.
 
     Args:
-        output_dir: `--output_dir` of the run whose cards are to tell of the others.
-        other_dirs: Those of runs of the same recipe with other seeds, which have at least the same steps.
-        dry_run: Only check.
+        output_dir (`str` or `Path`): `--output_dir` of the run whose cards will show the others.
+        other_dirs (`Sequence[str | Path]`): those of runs of the same recipe with other seeds, which have at least the
+            same steps.
+        dry_run (`bool`, *optional*, defaults to `False`): only check.
 
     Returns:
-        For each step its folder and what the other runs measured.
+        `list[tuple[StepFolder, list[OtherRun]]]`: for each step its folder and what the other runs measured.
 
     Raises:
-        StepFolderError: A folder is not that of a run, the runs are not of one scenario and recipe, or one is there
+        StepFolderError: a folder is not that of a run, the runs are not of one scenario and recipe, or one is given
             twice.
     """
-    run, others = FinishedRun.read(output_dir), [FinishedRun.read(path) for path in other_dirs]
+    run, others = SeedRun.read(output_dir), [SeedRun.read(path) for path in other_dirs]
     for other in others:
         _check_same_scenario(run, other)
         _check_same_recipe(run, other)
     _check_different_runs([run, *others])
     found = [(folder, _other_runs(folder, others)) for folder in run.folders]
-    repositories = [hub_model_id_of(folder) for folder, _ in found]
+    repositories = [hub_model_id_of(folder) for folder in run.folders]
     if not dry_run:
         for (folder, measured), hub_model_id in zip(found, repositories, strict=True):
-            content = json.dumps(SeedResults(tuple(measured)).to_json_object(), indent=2) + "\n"
-            write_aside(folder.path / SEEDS_FILE, content)
-            complete_step_folder(folder.path, hub_model_id)
+            write_other_runs(folder.path, measured)
+            add_card_and_figures(folder.path, hub_model_id)
     return found
 
 
-def _other_runs(folder: StepFolder, others: Sequence[FinishedRun]) -> list[OtherRun]:
+def _other_runs(folder: StepFolder, others: Sequence[SeedRun]) -> list[OtherRun]:
     names = folder.results.class_names
-    measured = [other.step(folder.step) for other in others]
+    measured = [other.results_after(folder.step) for other in others]
     return [OtherRun.of(results, same_class_order=results.class_names == names) for results in measured]
 
 
-def _check_same_scenario(run: FinishedRun, other: FinishedRun) -> None:
-    mine, theirs = run.results, other.results
+def _check_same_scenario(run: SeedRun, other: SeedRun) -> None:
+    ours, theirs = run.results, other.results
     for name in ("dataset", "method", "num_steps"):
-        _expect_equal(other, name, getattr(theirs, name), getattr(mine, name))
-    if theirs.ancestors != mine.ancestors:
+        _expect_equal(run, other, name, getattr(ours, name), getattr(theirs, name))
+    if theirs.ancestors != ours.ancestors:
         raise StepFolderError(f"{other.path}: continues other models than {run.path}, expected the same")
-    for own, of_other in zip(mine.steps, theirs.steps, strict=False):
-        _expect_equal(other, f"the number of classes of step {own.step}", len(of_other.classes), len(own.classes))
+    for our, their in zip(ours.steps, theirs.steps, strict=False):
+        name = f"the number of classes of step {our.step}"
+        _expect_equal(run, other, name, len(our.classes), len(their.classes))
 
 
-def _expect_equal(other: FinishedRun, name: str, value: str | int, expected: str | int) -> None:
+def _expect_equal(run: SeedRun, other: SeedRun, name: str, expected: str | int, value: str | int) -> None:
     if value != expected:
         raise StepFolderError(
-            f"{other.path}: {name} is {_shown(value)}, expected that of the first: {_shown(expected)}"
+            f"{other.path}: {name} is {short_repr(value)}, expected {short_repr(expected)} as in {run.path}"
         )
 
 
-def _check_same_recipe(run: FinishedRun, other: FinishedRun) -> None:
-    mine, theirs = run.recipe(), other.recipe()
-    differing = [
-        f"{printable(str(name))} is {_shown(theirs.get(name))}, not {_shown(mine.get(name))}"
-        for name in sorted(mine.keys() | theirs.keys(), key=str)
-        if mine.get(name) != theirs.get(name)
+def _check_same_recipe(run: SeedRun, other: SeedRun) -> None:
+    ours, theirs = run.recipe(), other.recipe()
+    differences = [
+        f"{printable(str(name))} is {_option(theirs, name)}, not {_option(ours, name)}"
+        for name in differing_options(ours, theirs)
     ]
-    if differing:
-        raise StepFolderError(f"{other.path}: has another recipe than {run.path} ({'; '.join(differing)})")
+    if differences:
+        raise StepFolderError(f"{other.path}: has another recipe than {run.path} ({'; '.join(differences)})")
 
 
-def _check_different_runs(runs: Sequence[FinishedRun]) -> None:
+def _option(recipe: Mapping[str, Any], name: str) -> str:
+    return short_repr(recipe[name]) if name in recipe else "absent"
+
+
+def _check_different_runs(runs: Sequence[SeedRun]) -> None:
     """Two runs of one seed and one class order are the same run: they would make the deviation too small."""
-    last = min(run.results.last.step for run in runs)
-    seen: dict[Any, FinishedRun] = {}
+    num_steps = min(run.results.last.step for run in runs)
+    seen: dict[Any, SeedRun] = {}
     for run in runs:
         results = run.results
-        key = results.seed, tuple(step.classes for step in results.steps[:last])
+        key = results.seed, tuple(step.classes for step in results.steps[:num_steps])
         if key in seen:
             raise StepFolderError(
                 f"{run.path}: has the seed {results.seed} and the class order of {seen[key].path}: it is the same run"
@@ -168,21 +168,16 @@ def _check_different_runs(runs: Sequence[FinishedRun]) -> None:
         seen[key] = run
 
 
-def _shown(value: Any) -> str:
-    text = printable(repr(value))
-    return text if len(text) <= _MAX_VALUE else f"{text[: _MAX_VALUE - 1]}…"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m hub.seeds",
         description="Adds the results of the same recipe with other seeds to the cards of a run: mean and sample "
         "standard deviation in the card, all seeds in the figure. Writes seeds.json into each complete step folder of "
-        "OUTPUT_DIR, and draws its figures and writes its card anew: what you wrote into a card by hand is lost.",
+        "OUTPUT_DIR, and draws its figures and writes its card again: what you wrote into a card by hand is lost.",
         epilog="A step that is on the Hub already has other content then: python -m hub.publish replaces it only with "
         "--overwrite_revisions.",
     )
-    parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="--output_dir of the run whose cards are to change")
+    parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="--output_dir of the run whose cards will change")
     parser.add_argument(
         "other_dirs", metavar="OTHER_DIR", nargs="+", help="--output_dir of a run of the same recipe with another seed"
     )
@@ -191,10 +186,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _lines(found: list[tuple[StepFolder, list[OtherRun]]], dry_run: bool) -> Iterator[str]:
-    word = "would get" if dry_run else "has"
+    verb = "would get" if dry_run else "has"
     for folder, others in found:
         seeds = ", ".join(str(seed) for seed in [folder.results.seed, *(other.seed for other in others)])
-        yield f"{folder.tag}  {word} the results of {len(others) + 1} runs, with seeds {seeds}"
+        yield f"{folder.tag}  {verb} the results of {len(others) + 1} runs, with seeds {seeds}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

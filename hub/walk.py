@@ -1,4 +1,8 @@
-"""Walks through the revisions of a run, on the Hub or in a folder, and prints what each of them knows."""
+"""
+Loads the revisions of a run in order, from the Hub or a folder, and prints what each of them knows.
+
+    python -m hub.walk org/name --image photo.png
+"""
 
 import argparse
 import importlib
@@ -9,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 from transformers.image_utils import load_image
@@ -18,8 +22,9 @@ from transformers.utils import logging
 from hub.publishing.client_errors import one_line_errors, quiet_client
 from hub.publishing.remote import RemoteRun
 from hub.run.errors import StepFolderError, UserError
-from hub.run.layout import RESULTS_FILE
+from hub.run.layout import RESULTS_FILE, step_name
 from hub.run.results import RunResults
+from hub.run.schema import read_json
 from hub.run.step_folder import list_step_folders
 from hub.run.text import is_repo_id, printable, shorten
 
@@ -30,26 +35,47 @@ _LABEL_WIDTH = 24
 
 @dataclass(frozen=True)
 class Revision:
-    """One step of a run: `source` and `revision` are what `from_pretrained` takes."""
+    """
+    One step of a run, with what `from_pretrained` needs to load it.
+
+    Args:
+        name (`str`): `step{t}`.
+        source (`str`): a step folder, or a repository.
+        revision (`str`, *optional*): of the repository.
+    """
 
     name: str
     source: str
     revision: str | None = None
 
     def results(self) -> RunResults:
-        """The results up to this step, as stored beside its weights."""
+        """
+        The results up to this step, as stored beside its weights.
+
+        Raises:
+            StepFolderError: there are none, or they break the schema.
+        """
         if self.revision is None:
             return RunResults.read(Path(self.source) / RESULTS_FILE)
         try:
             path = hf_hub_download(self.source, RESULTS_FILE, revision=self.revision)
-        except EntryNotFoundError:
+        except RemoteEntryNotFoundError:
             raise StepFolderError(f"{self.name} of {self.source} has no {RESULTS_FILE}") from None
-        return RunResults.read(Path(path))
+        return RunResults.from_dict(read_json(Path(path)), f"{self.name} of {self.source}: {RESULTS_FILE}")
 
 
 @dataclass(frozen=True)
-class Knowledge:
-    """What a revision knows. `predictions` has one (class name, score in 0..1) an image."""
+class RevisionSummary:
+    """
+    What a revision knows.
+
+    Args:
+        name (`str`): `step{t}`.
+        class_names (`list[str]`): by label id.
+        num_parameters (`int`): of the model.
+        accuracy (`str`): on the test images, for a reader.
+        predictions (`list[tuple[str, float]]`): for each image the predicted class and its score in 0..1.
+    """
 
     name: str
     class_names: list[str]
@@ -63,7 +89,7 @@ def list_revisions(source: str) -> list[Revision]:
     The steps of a run in order.
 
     Args:
-        source: `OUTPUT_DIR` of a run, or `namespace/name` of its repository. A folder wins.
+        source (`str`): `OUTPUT_DIR` of a run, or `namespace/name` of its repository. A folder wins.
 
     Raises:
         UserError: there is no such run, or it has no step yet.
@@ -75,7 +101,7 @@ def list_revisions(source: str) -> list[Revision]:
             run = RemoteRun.read(HfApi(), source)
         if not run.exists:
             raise UserError(f"{source} is neither a folder nor a repository that your token can read")
-        revisions = [Revision(f"step{step}", source, f"step{step}") for step in sorted(run.tags)]
+        revisions = [Revision(step_name(step), source, step_name(step)) for step in sorted(run.tags)]
     else:
         raise UserError(f"{source!r} is neither a folder nor a repository id namespace/name")
     if not revisions:
@@ -84,23 +110,31 @@ def list_revisions(source: str) -> list[Revision]:
 
 
 def select(revisions: list[Revision], name: str | None) -> list[Revision]:
-    """The revision called `name`, or all when it is None. Raises [`UserError`] with the names that exist."""
+    """
+    The revision with this name, or all where none is given.
+
+    Raises:
+        UserError: there is no such revision.
+    """
     chosen = [revision for revision in revisions if name in (None, revision.name)]
     if not chosen:
-        raise UserError(
-            f"there is no revision {name!r}, expected one of: {', '.join(each.name for each in revisions)}"
-        )
+        names = ", ".join(revision.name for revision in revisions)
+        raise UserError(f"there is no revision {name!r}, expected one of: {names}")
     return chosen
 
 
-def examine(revision: Revision, images: Sequence[Image.Image] = (), *, remote_code: bool = False) -> Knowledge:
+def load(revision: Revision, images: Sequence[Image.Image] = (), *, remote_code: bool = False) -> RevisionSummary:
     """
-    Loads a revision as any user would, through the Auto classes, and asks it about the images.
+    Loads a revision as any user would, through the Auto classes, and classifies the images.
 
     Args:
-        revision: The revision.
-        images: RGB images of any size.
-        remote_code: Run the code stored beside the weights in place of the `modeling_dytox` package.
+        revision (`Revision`): the revision.
+        images (`Sequence[Image]`, *optional*): RGB images of any size.
+        remote_code (`bool`, *optional*, defaults to `False`): run the code stored beside the weights in place of the
+            `modeling_dytox` package.
+
+    Raises:
+        UserError: the revision cannot be loaded.
     """
     if not remote_code:
         importlib.import_module("modeling_dytox")
@@ -112,11 +146,11 @@ def examine(revision: Revision, images: Sequence[Image.Image] = (), *, remote_co
         ).eval()
         processor = AutoImageProcessor.from_pretrained(revision.source, **where)
     classifier = pipeline("image-classification", model=model, image_processor=processor)
-    return Knowledge(
+    return RevisionSummary(
         name=revision.name,
-        class_names=[model.config.id2label[label] for label in range(results.last.num_seen_classes)],
+        class_names=[model.config.id2label[label] for label in range(model.config.num_labels)],
         num_parameters=model.num_parameters(),
-        accuracy=results.last.accuracy_text(".1%"),
+        accuracy=results.last.accuracy_text("{:.1%}".format),
         predictions=[_predict(classifier, image) for image in images],
     )
 
@@ -126,7 +160,31 @@ def _predict(classifier: Any, image: Image.Image) -> tuple[str, float]:
     return best["label"], best["score"]
 
 
-def table(rows: list[Knowledge], image_names: Sequence[str] = ()) -> str:
+def show_revisions(
+    source: str, name: str | None = None, image_files: Sequence[str] = (), *, remote_code: bool = False
+) -> str:
+    """
+    Loads the revisions of a run in order.
+
+    Args:
+        source (`str`): see [`list_revisions`].
+        name (`str`, *optional*): only the revision with this name.
+        image_files (`Sequence[str]`, *optional*): images to classify.
+        remote_code (`bool`, *optional*, defaults to `False`): see [`load`].
+
+    Returns:
+        `str`: a table with a row for each revision.
+
+    Raises:
+        UserError: a revision or an image cannot be loaded.
+    """
+    revisions = select(list_revisions(source), name)
+    images = list(_open_images(image_files))
+    rows = [load(revision, images, remote_code=remote_code) for revision in revisions]
+    return table(rows, [Path(file).name for file in image_files])
+
+
+def table(rows: list[RevisionSummary], image_names: Sequence[str] = ()) -> str:
     """The revisions as an aligned table of plain text, a column for each image."""
     header = [
         "revision",
@@ -142,7 +200,7 @@ def table(rows: list[Knowledge], image_names: Sequence[str] = ()) -> str:
     )
 
 
-def _cells(row: Knowledge) -> list[str]:
+def _cells(row: RevisionSummary) -> list[str]:
     count = f"{len(row.class_names)}: "
     return [
         row.name,
@@ -159,7 +217,7 @@ def _open_images(paths: Sequence[str]) -> Iterator[Image.Image]:
             # As a pipeline reads them.
             yield load_image(path)
         except OSError as error:
-            reason = error.strerror or "not an image that Pillow knows"
+            reason = error.strerror or "not an image that Pillow reads"
             raise UserError(f"--image {path} cannot be read: {reason}") from None
 
 
@@ -169,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("source", help="--output_dir of a run, or namespace/name of its repository")
     parser.add_argument("--revision", help="only this one, such as step3; default: all")
-    parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="images to ask every revision about")
+    parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="images that every revision classifies")
     parser.add_argument(
         "--remote_code",
         action="store_true",
@@ -184,13 +242,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_client()
     logging.disable_progress_bar()
     try:
-        revisions = select(list_revisions(options.source), options.revision)
-        images = list(_open_images(options.image))
-        rows = [examine(revision, images, remote_code=options.remote_code) for revision in revisions]
+        shown = show_revisions(options.source, options.revision, options.image, remote_code=options.remote_code)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    sys.stdout.write(table(rows, [Path(path).name for path in options.image]) + "\n")
+    sys.stdout.write(f"{shown}\n")
     return 0
 
 

@@ -3,10 +3,10 @@
 import difflib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, get_args, get_type_hints
 
 import yaml
 from accelerate.tracking import get_available_trackers
@@ -15,10 +15,29 @@ from transformers import HfArgumentParser
 from hub.run.errors import InputError, one_line
 
 
+class Bound(NamedTuple):
+    """
+    What a number must be.
+
+    Args:
+        text (`str`): completes "must be ...".
+        holds (`Callable`): whether a number is so.
+    """
+
+    text: str
+    holds: Callable[[float], bool]
+
+
+_AT_LEAST_0 = Bound("at least 0", lambda value: value >= 0)
+PositiveInt = Annotated[int, Bound("at least 1", lambda value: value >= 1)]
+NonNegativeInt = Annotated[int, _AT_LEAST_0]
+NonNegativeFloat = Annotated[float, _AT_LEAST_0]
+PositiveFloat = Annotated[float, Bound("greater than 0", lambda value: value > 0)]
+Fraction = Annotated[float, Bound("in [0, 1)", lambda value: 0 <= value < 1)]
+
+
 def option(help: str, default: Any = None) -> Any:
-    """A dataclass field with its help text; lists are copied for each instance."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
+    """A dataclass field with its help text."""
     return field(default=default, metadata={"help": help})
 
 
@@ -39,16 +58,18 @@ class DataArguments:
         "user of the model will: colours that were hidden then show.",
         "refuse",
     )
-    max_train_samples_per_class: int | None = option("Use only the first N training images of each class.")
-    max_eval_samples_per_class: int | None = option("Use only the first N test images of each class.")
-    num_classes: int | None = option("Use only the first N classes of the class order.")
+    max_train_samples_per_class: PositiveInt | None = option("Use only the first N training images of each class.")
+    max_eval_samples_per_class: PositiveInt | None = option("Use only the first N test images of each class.")
+    num_classes: PositiveInt | None = option("Use only the first N classes of the class order.")
     class_order: list[str] | None = option(
         "Order of learning: class names or label ids, a file with one a line, the name of a bundled order "
         "(cifar100_order1, cifar100_order2, cifar100_order3; imagenet100_order1, to use with num_classes 100; "
         "imagenet1000_order1), or 'seed:1993' for a random order. By default the order of the data set."
     )
-    initial_classes: int | None = option("Classes of the first step. By default as many as in the other steps.")
-    classes_per_step: int | None = option(
+    initial_classes: PositiveInt | None = option(
+        "Classes of the first step. By default as many as in the other steps."
+    )
+    classes_per_step: PositiveInt | None = option(
         "Classes of each later step. By default 10, or all at once where a published model is continued."
     )
 
@@ -77,14 +98,14 @@ class ContinuationArguments:
 class ModelArguments:
     """Sizes of the model; the defaults are the CIFAR model of the paper."""
 
-    image_size: int = option("Height and width of the images, in pixels; other sizes are resized.", 32)
-    patch_size: int = option("Height and width of a patch, in pixels.", 4)
-    hidden_size: int = option("Width of patch and task tokens.", 384)
-    num_hidden_layers: int = option("Number of self-attention blocks.", 5)
-    num_task_attention_layers: int = option("Number of task-attention blocks.", 1)
-    num_attention_heads: int = option("Attention heads of a block.", 12)
-    intermediate_size: int | None = option("Width of the MLPs. By default four times hidden_size.")
-    drop_path_rate: float = option("Stochastic depth of the last block, in [0, 1).", 0.1)
+    image_size: PositiveInt = option("Height and width of the images, in pixels; other sizes are resized.", 32)
+    patch_size: PositiveInt = option("Height and width of a patch, in pixels.", 4)
+    hidden_size: PositiveInt = option("Width of patch and task tokens.", 384)
+    num_hidden_layers: PositiveInt = option("Number of self-attention blocks.", 5)
+    num_task_attention_layers: PositiveInt = option("Number of task-attention blocks.", 1)
+    num_attention_heads: PositiveInt = option("Attention heads of a block.", 12)
+    intermediate_size: PositiveInt | None = option("Width of the MLPs. By default four times hidden_size.")
+    drop_path_rate: Fraction = option("Stochastic depth of the last block, in [0, 1).", 0.1)
     encoder_attention: Literal["gated", "plain"] = option(
         "Attention of the encoder: 'gated' (ConViT) or 'plain'.", "gated"
     )
@@ -100,27 +121,31 @@ class MethodArguments:
         "the continued model was learned with."
     )
     distillation: bool = option("dytox: learn from the model of the previous step.", True)
-    distillation_temperature: float = option("dytox: temperature of the distillation.", 1.0)
-    divergence_weight: float = option("dytox: weight of the divergence loss; 0 switches it off.", 0.1)
+    distillation_temperature: PositiveFloat = option("dytox: temperature of the distillation.", 1.0)
+    divergence_weight: NonNegativeFloat = option("dytox: weight of the divergence loss; 0 switches it off.", 0.1)
     token_expansion: bool = option("Give each step a task token of its own; false keeps one for all (ablation).", True)
     independent_classifiers: bool = option(
         "Give each step a classifier of its own; false draws one for all classes at each step (ablation).", True
     )
-    finetuning_epochs: int = option("dytox: epochs of the finetuning phase; 0 switches it off.", 20)
-    finetuning_learning_rate: float = option("dytox: constant learning rate of finetuning (see learning_rate).", 5e-5)
+    finetuning_epochs: NonNegativeInt = option("dytox: epochs of the finetuning phase; 0 switches it off.", 20)
+    finetuning_learning_rate: NonNegativeFloat = option(
+        "dytox: constant learning rate of finetuning (see learning_rate).", 5e-5
+    )
     shuffle_finetuning: bool = option(
         "dytox: draw the exemplars of finetuning at random. false takes them in stored order and drops the last, "
         "incomplete batch and with it the newest classes, as the authors' code does.",
         True,
     )
-    memory_size: int = option("Exemplars in the rehearsal memory, shared by all classes seen.", 2000)
+    memory_size: NonNegativeInt = option("Exemplars in the rehearsal memory, shared by all classes seen.", 2000)
     fixed_memory: bool = option("Give each class the share it will have after the last step.", False)
     augmented_herding: bool = option(
         "Herd on augmented training images, as the authors' code does, instead of the images themselves.", False
     )
-    mixup_alpha: float = option("MixUp (DyTox+): parameter of the Beta distribution; 0 switches it off.", 0.0)
-    mixup_label_smoothing: float = option("Label smoothing of the targets under MixUp, in [0, 1).", 0.1)
-    sam_rho: float = option(
+    mixup_alpha: NonNegativeFloat = option(
+        "MixUp (DyTox+): parameter of the Beta distribution; 0 switches it off.", 0.0
+    )
+    mixup_label_smoothing: Fraction = option("Label smoothing of the targets under MixUp, in [0, 1).", 0.1)
+    sam_rho: NonNegativeFloat = option(
         "dytox: radius of sharpness-aware minimisation (DyTox++) in the main phase from step 2 on; 0 switches it off.",
         0.0,
     )
@@ -131,47 +156,49 @@ class MethodArguments:
 class OptimizationArguments:
     """Epochs, batches, learning rate and augmentation."""
 
-    num_epochs: int = option("Epochs of the main phase of each step.", 500)
-    per_device_train_batch_size: int = option("Images of a training batch on each process.", 128)
-    gradient_accumulation_steps: int = option("Batches of each process summed into one optimizer step.", 1)
-    per_device_eval_batch_size: int = option("Images of an evaluation batch.", 256)
-    learning_rate: float = option("Peak learning rate for learning_rate_batch_size images an optimizer step.", 5e-4)
-    learning_rate_batch_size: int = option(
-        "Learning rates are scaled by (images an optimizer step) / (this value); 0 uses them as they are.", 512
+    num_epochs: PositiveInt = option("Epochs of the main phase of each step.", 500)
+    per_device_train_batch_size: PositiveInt = option("Images of a training batch on each process.", 128)
+    gradient_accumulation_steps: PositiveInt = option("Batches of each process summed into one update.", 1)
+    per_device_eval_batch_size: PositiveInt = option("Images of an evaluation batch.", 256)
+    learning_rate: NonNegativeFloat = option("Peak learning rate for learning_rate_batch_size images an update.", 5e-4)
+    learning_rate_batch_size: NonNegativeInt = option(
+        "Learning rates are scaled by (images an update) / (this value); 0 uses them as they are.", 512
     )
-    warmup_epochs: int = option("Epochs of linear warm-up, at most a quarter of num_epochs.", 5)
-    warmup_learning_rate: float = option("Learning rate at the start of the warm-up (not scaled).", 1e-6)
-    min_learning_rate: float = option("Learning rate at the end of the cosine (not scaled).", 1e-5)
+    warmup_epochs: NonNegativeInt = option("Epochs of linear warm-up, at most a quarter of num_epochs.", 5)
+    warmup_learning_rate: NonNegativeFloat = option("Learning rate at the start of the warm-up (not scaled).", 1e-6)
+    min_learning_rate: NonNegativeFloat = option("Learning rate at the end of the cosine (not scaled).", 1e-5)
     lagging_schedule: bool = option("Let the schedule lag one epoch behind, as in the authors' code.", False)
-    weight_decay: float = option("Weight decay of AdamW, on matrices and tokens.", 1e-6)
+    weight_decay: NonNegativeFloat = option("Weight decay of AdamW, on matrices and tokens.", 1e-6)
     auto_augment: str = option("RandAugment policy of timm; 'none' switches it off.", "rand-m9-mstd0.5-inc1")
     train_crop: Literal["pad", "resize", "none"] = option(
         "'pad' crops from the zero-padded image, 'resize' crops a random area and resizes it, 'none' neither.", "pad"
     )
     horizontal_flip: bool = option("Mirror half of the training images.", True)
-    repeated_augmentation: int = option(
+    repeated_augmentation: PositiveInt = option(
         "Augmented copies of an image in an epoch of the main phase. More than 1 draws as the authors' code does: an "
-        "epoch shows one in so many images, and their order follows from the number of the epoch alone.",
+        "epoch shows one in so many images, and their order depends on the number of the epoch alone.",
         1,
     )
     mixed_precision: Literal["no", "bf16", "fp16"] | None = option(
         "Precision of forward and backward passes. By default the one that accelerate is configured for."
     )
     torch_compile: bool = option(
-        "Compile forward and backward passes. Each phase begins with compiling anew, as its model is another, which "
-        "can take minutes on a CPU.",
+        "Compile forward and backward passes. Each phase compiles again, as its model is another, which can take "
+        "minutes on a CPU.",
         False,
     )
-    num_workers: int = option("Processes that load images, for each training process; 0 loads in the process.", 2)
-    seed: int = option("Seed of everything that is random.", 0)
+    num_workers: NonNegativeInt = option(
+        "Processes that load images, for each training process; 0 loads in the process.", 2
+    )
+    seed: NonNegativeInt = option("Seed of everything that is random.", 0)
 
 
 @dataclass
 class OutputArguments:
-    """Where results go."""
+    """Where results are written and published."""
 
     output_dir: str = option("Folder of the run. The same command again resumes it.", "outputs")
-    overwrite_output_dir: bool = option("Delete what output_dir holds and start anew.", False)
+    overwrite_output_dir: bool = option("Delete the run that output_dir holds and start again.", False)
     push_to_hub: bool = option("Publish each finished step as a revision of hub_model_id.", False)
     hub_model_id: str | None = option("Repository on the Hub, 'org/name'. Required by push_to_hub.")
     hub_private_repo: bool = option("Create the repository as a private one.", False)
@@ -182,14 +209,14 @@ class OutputArguments:
     )
     overwrite_revisions: bool = option("Let a step replace a revision with other content.", False)
     task_aware_eval: bool = option(
-        "Also measure accuracy with the step of each image given: only the classes of its step compete.", False
+        "Also report task-aware accuracy: the model is told the step of each test image.", False
     )
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = option("Tracker of losses and accuracies.", "none")
 
 
 @dataclass
 class Arguments:
-    """All options of a run, by room."""
+    """All options of a run, by group."""
 
     data: DataArguments
     continuation: ContinuationArguments
@@ -210,7 +237,7 @@ class Arguments:
         return recipe
 
     def global_batch_size(self, num_processes: int) -> int:
-        """Images of an update of the weights, over all processes and accumulated batches."""
+        """Images of an update, over all processes and accumulated batches."""
         options = self.optimization
         return options.per_device_train_batch_size * options.gradient_accumulation_steps * num_processes
 
@@ -242,6 +269,8 @@ class RemovedOption(NamedTuple):
 
 
 REMOVED: dict[str, RemovedOption] = {}
+# The options that take several values.
+_LISTS = ("class_order",)
 
 
 class OptionParser(HfArgumentParser):
@@ -265,7 +294,7 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> Arguments:
     )
     parser.add_argument("--config", help="YAML file of these options; the command line wins.")
     command_line = list(sys.argv[1:] if command_line is None else command_line)
-    config = parser.parse_known_args(command_line)[0].config if _asks_for_config(command_line) else None
+    config = _config_of(command_line)
     from_file = read_config_file(Path(config)) if config else []
     *groups, _, unknown = parser.parse_args_into_dataclasses(
         [*from_file, *command_line], return_remaining_strings=True, look_for_args_file=False
@@ -296,20 +325,40 @@ def read_config_file(path: Path) -> list[str]:
         raise InputError(f"--config {path} is not valid YAML ({one_line(error)}).") from error
     if not isinstance(options, dict):
         raise InputError(f"--config {path} holds {type(options).__name__}: expected lines of 'option: value'.")
-    arguments = []
-    for name, value in options.items():
-        if name in REMOVED and value == REMOVED[name].default:
-            continue
-        if name not in option_names():
-            raise InputError(_unknown_option(str(name), f" in {path}"))
-        if isinstance(value, list):
-            if name not in _LISTS:
-                raise InputError(f"{name} in {path} is the list {value}: give one value.")
-            arguments += [f"--{name}", *map(str, value)]
-        elif value is not None:
-            # In one piece: a value such as -1e-4 alone would look like an option.
-            arguments.append(f"--{name}={value}")
-    return arguments
+    return [word for name, value in options.items() for word in _words(str(name), value, path)]
+
+
+def _config_of(command_line: Sequence[str]) -> str | None:
+    """The value of `--config`, found before the other options are read."""
+    parser = OptionParser([], add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    config: str | None = parser.parse_known_args(command_line)[0].config
+    return config
+
+
+def _words(name: str, value: Any, path: Path) -> list[str]:
+    """An entry of a YAML file as words of a command line; none where it leaves the default."""
+    if name not in option_names():
+        if name in REMOVED and same_value(value, REMOVED[name].default):
+            return []
+        raise InputError(_unknown_option(name, f" in {path}"))
+    values = value if isinstance(value, list) else [value]
+    if name in _LISTS and value is not None:
+        return [f"--{name}", *map(str, values)]
+    if len(values) != 1:
+        raise InputError(f"{name} in {path} is the list {value}: give one value.")
+    if values == [None]:
+        return []
+    # YAML reads a bare `no` as false.
+    text = "no" if name == "mixed_precision" and values == [False] else values[0]
+    # In one piece: a value such as -1e-4 alone would look like an option.
+    return [f"--{name}={text}"]
+
+
+def same_value(first: Any, second: Any) -> bool:
+    """Whether two values of an option are the same; one value equals a list of this value."""
+    first, second = (value if isinstance(value, list) else [value] for value in (first, second))
+    return bool(first == second)
 
 
 def option_names() -> list[str]:
@@ -329,7 +378,8 @@ def check_arguments(arguments: Arguments) -> None:
             "--dataset_name is missing: give a Hub id, a folder or 'digits', or a recipe such as "
             "--config training/recipes/digits.yaml."
         )
-    _check_ranges(arguments)
+    for group in vars(arguments).values():
+        check_bounds(group)
     _check_sizes(arguments.model)
     _check_tracker(arguments.output.report_to)
     _check_continuation(arguments.continuation)
@@ -339,62 +389,29 @@ def check_arguments(arguments: Arguments) -> None:
         raise InputError("--push_memory publishes beside the model: add --push_to_hub, or leave it out.")
 
 
-_AT_LEAST_ONE = (
-    ("data", "classes_per_step"),
-    ("data", "initial_classes"),
-    ("data", "num_classes"),
-    ("data", "max_train_samples_per_class"),
-    ("data", "max_eval_samples_per_class"),
-    ("model", "image_size"),
-    ("model", "patch_size"),
-    ("model", "hidden_size"),
-    ("model", "num_hidden_layers"),
-    ("model", "num_task_attention_layers"),
-    ("model", "num_attention_heads"),
-    ("model", "intermediate_size"),
-    ("optimization", "num_epochs"),
-    ("optimization", "per_device_train_batch_size"),
-    ("optimization", "gradient_accumulation_steps"),
-    ("optimization", "per_device_eval_batch_size"),
-    ("optimization", "repeated_augmentation"),
-)
-_AT_LEAST_ZERO = (
-    ("method", "finetuning_epochs"),
-    ("method", "finetuning_learning_rate"),
-    ("method", "memory_size"),
-    ("method", "divergence_weight"),
-    ("method", "mixup_alpha"),
-    ("method", "sam_rho"),
-    ("optimization", "learning_rate"),
-    ("optimization", "learning_rate_batch_size"),
-    ("optimization", "warmup_epochs"),
-    ("optimization", "warmup_learning_rate"),
-    ("optimization", "min_learning_rate"),
-    ("optimization", "weight_decay"),
-    ("optimization", "num_workers"),
-    ("optimization", "seed"),
-)
-_FRACTIONS = (("model", "drop_path_rate"), ("method", "mixup_label_smoothing"))
-# The options that take several values.
-_LISTS = ("class_order",)
+def check_bounds(options: Any) -> None:
+    """
+    Checks the numbers in a dataclass of options.
 
+    Args:
+        options: an instance whose numbers have types such as `PositiveInt`.
 
-def _check_ranges(arguments: Arguments) -> None:
-    for name, value in arguments.recipe().items():
+    Raises:
+        InputError: with the first number out of its bounds.
+    """
+    for name, hint in get_type_hints(type(options), include_extras=True).items():
+        value = getattr(options, name)
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"--{name} {value} must be a finite number.")
-    for group, name in _AT_LEAST_ONE:
-        _check_at_least(getattr(arguments, group), name, 1)
-    for group, name in _AT_LEAST_ZERO:
-        _check_at_least(getattr(arguments, group), name, 0)
-    for group, name in _FRACTIONS:
-        value = getattr(getattr(arguments, group), name)
-        if not 0 <= value < 1:
-            raise InputError(f"--{name} {value} must be in [0, 1).")
-    if arguments.method.distillation_temperature <= 0:
-        raise InputError(
-            f"--distillation_temperature {arguments.method.distillation_temperature} must be greater than 0."
-        )
+        for bound in _bounds_in(hint):
+            if value is not None and not bound.holds(value):
+                raise InputError(f"--{name} {value} must be {bound.text}.")
+
+
+def _bounds_in(hint: Any) -> Iterator[Bound]:
+    """The bounds in the type of an option, `PositiveInt` or `PositiveInt | None`."""
+    for part in (hint, *get_args(hint)):
+        yield from (bound for bound in getattr(part, "__metadata__", ()) if isinstance(bound, Bound))
 
 
 def _check_sizes(model: ModelArguments) -> None:
@@ -410,7 +427,7 @@ def _check_sizes(model: ModelArguments) -> None:
 
 
 def _check_tracker(name: str) -> None:
-    # The accelerator would go on without a word.
+    # accelerate would leave it out without a word.
     if name != "none" and name not in map(str, get_available_trackers()):
         raise InputError(f"--report_to {name} is not installed: pip install {name}, or choose --report_to none.")
 
@@ -421,16 +438,6 @@ def _check_continuation(options: ContinuationArguments) -> None:
             value = getattr(options, name)
             if value != default:
                 raise InputError(f"--{name} {value} needs --model_name_or_path, the published model to continue.")
-
-
-def _check_at_least(group: Any, name: str, minimum: int) -> None:
-    value = getattr(group, name)
-    if value is not None and value < minimum:
-        raise InputError(f"--{name} {value} must be at least {minimum}.")
-
-
-def _asks_for_config(command_line: Sequence[str]) -> bool:
-    return any(argument == "--config" or argument.startswith("--config=") for argument in command_line)
 
 
 def _unknown_option(name: str, where: str = "") -> str:

@@ -4,20 +4,21 @@ Measures a published step again, and compares with what its results.json recorde
     python -m training.evaluate --model org/name --revision step5 --dataset_name digits
     accelerate launch -m training.evaluate --model outputs/digits/step5 --dataset_name digits
 
-Only the test images of the classes that the model knows are used; they are found by the names of the classes. A step
-of a continued run that was measured without images of the steps before it can be measured the same way again.
+Only the test images of the classes that the model knows are used; classes are matched by name. A step of a continued
+run that was measured without images of earlier steps can be measured the same way again.
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 
 if not __package__:
-    # Launched as a file: Python puts this folder first on the path, where this module would hide the package evaluate.
+    # Launched as a file: Python puts this folder first on the path, where this module would hide the package
+    # `evaluate`.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from accelerate import Accelerator
@@ -27,11 +28,19 @@ from transformers.utils import logging
 from hub.run.atomic import write_aside
 from hub.run.errors import InputError, last_message
 from modeling_dytox import DyToxConfig
-from training.arguments import DataArguments, OptionParser, option
+from training.arguments import (
+    DataArguments,
+    NonNegativeInt,
+    OptionParser,
+    OutputArguments,
+    PositiveInt,
+    check_bounds,
+    option,
+)
 from training.data.scenario import select_by_name
 from training.data.splits import load_test_split
 from training.loop.evaluation import Evaluation, Evaluator
-from training.loop.malloc import keep_freed_memory
+from training.loop.malloc import keep_freed_pages
 from training.run.comparison import RecordedStep, agreement, compare, conclusion, to_table
 from training.run.model_source import ModelSource
 
@@ -39,9 +48,9 @@ from training.run.model_source import ModelSource
 DESCRIPTION = "Measures a published step again on the test images of its classes, and compares with its results.json."
 
 
-def same_option(name: str) -> Any:
+def same_option(name: str, group: Any = DataArguments) -> Any:
     """The option that training has under this name, with its help and default."""
-    (original,) = (entry for entry in fields(DataArguments) if entry.name == name)
+    (original,) = (entry for entry in fields(group) if entry.name == name)
     return option(original.metadata["help"], original.default)
 
 
@@ -56,12 +65,10 @@ class EvaluationArguments:
     test_split: str | None = same_option("test_split")
     image_column: str | None = same_option("image_column")
     label_column: str | None = same_option("label_column")
-    max_eval_samples_per_class: int | None = same_option("max_eval_samples_per_class")
-    batch_size: int = option("Images of a batch, on each process.", 256)
-    num_workers: int = option("Processes that load images, for each process; 0 loads in the process.", 2)
-    task_aware_eval: bool = option(
-        "Also measure accuracy with the step of each image given: only the classes of its step compete.", False
-    )
+    max_eval_samples_per_class: PositiveInt | None = same_option("max_eval_samples_per_class")
+    batch_size: PositiveInt = option("Images of a batch, on each process.", 256)
+    num_workers: NonNegativeInt = option("Processes that load images, for each process; 0 loads in the process.", 2)
+    task_aware_eval: bool = same_option("task_aware_eval", OutputArguments)
     output_file: str | None = option("JSON file to write the numbers to. By default they are only shown.")
 
     @property
@@ -84,10 +91,7 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> EvaluationArgu
         raise InputError("--model is missing: give a step folder, or a repository 'org/name' on the Hub.")
     if not arguments.dataset_name:
         raise InputError("--dataset_name is missing: give a Hub id, a folder or 'digits'.")
-    for name, minimum in (("max_eval_samples_per_class", 1), ("batch_size", 1), ("num_workers", 0)):
-        value = getattr(arguments, name)
-        if value is not None and value < minimum:
-            raise InputError(f"--{name} {value} must be at least {minimum}.")
+    check_bounds(arguments)
     if arguments.output_file:
         check_output_file(Path(arguments.output_file))
     return arguments
@@ -95,14 +99,16 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> EvaluationArgu
 
 def check_output_file(path: Path) -> None:
     """
-    Checks, before anything is measured, that there is a folder to write the file in.
+    Checks that the file can be written, before anything is measured.
 
     Raises:
-        InputError: there is none, or the file is a folder.
+        InputError: its folder does not exist, or it is a folder itself.
     """
     path = path.expanduser().absolute()
     if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"--output_file {path} is no file in an existing folder: make the folder, or choose another.")
+        raise InputError(
+            f"--output_file {path} is not a file in an existing folder: make the folder, or choose another."
+        )
 
 
 def evaluate(arguments: EvaluationArguments, accelerator: Accelerator) -> None:
@@ -115,20 +121,19 @@ def evaluate(arguments: EvaluationArguments, accelerator: Accelerator) -> None:
     step = ModelSource(str(arguments.model), arguments.revision)
     model, processor = step.load()
     record = RecordedStep.read(step, model.config)
-    images, names = load_test_split(arguments.data)
+    images, names, left_out = load_test_split(arguments.data)
     limit = arguments.max_eval_samples_per_class
     test = select_by_name(images, names, model.config.class_names, limit, may_lack=record.classes_without_images)
     evaluator = Evaluator(accelerator, processor, arguments.batch_size, arguments.num_workers)
     measured = evaluator.evaluate(model.to(accelerator.device), test, arguments.task_aware_eval)
     if accelerator.is_main_process:
-        report(
-            arguments,
-            f"{step}: {describe(model.config, measured)}",
-            record,
-            measured,
-            model.config.step_class_ranges,
-            len(test),
-        )
+        subject = f"{step}: {describe(model.config, measured)}, {len(test)} test images of {arguments.dataset_name}"
+        recorded = record.comparable_with(measured, model.config.step_class_ranges)
+        metrics = compare(measured, recorded)
+        last_line = f"Nothing to compare with: {record.problem}" if record.problem else conclusion(metrics)
+        sys.stdout.write(f"{subject}\n{to_table(metrics)}\n{last_line}\n")
+        if arguments.output_file:
+            write_numbers(arguments, measured, recorded, agreement(metrics), len(test))
 
 
 def describe(config: DyToxConfig, measured: Evaluation) -> str:
@@ -139,48 +144,39 @@ def describe(config: DyToxConfig, measured: Evaluation) -> str:
     return f"{known}, no image of those of step(s) {', '.join(lacking)}" if lacking else known
 
 
-def report(
+def write_numbers(
     arguments: EvaluationArguments,
-    subject: str,
-    record: RecordedStep,
     measured: Evaluation,
-    class_ranges: Sequence[Sequence[int]],
+    recorded: Mapping[str, Any],
+    agrees: bool | None,
     num_images: int,
 ) -> None:
     """
-    Shows the numbers beside the recorded ones, and writes them to the output file if one is asked for.
+    Writes the numbers to the output file, which is replaced as a whole.
+
+    Args:
+        arguments (`EvaluationArguments`): the options.
+        measured (`Evaluation`): what was measured now.
+        recorded (`Mapping[str, Any]`): the recorded numbers to compare with; empty where there are none.
+        agrees (`bool`, *optional*): whether they were found again.
+        num_images (`int`): test images that were measured.
 
     Raises:
-        InputError: the output file cannot be written.
+        InputError: the file cannot be written.
     """
-    recorded = record.comparable_with(measured, class_ranges)
-    numbers = compare(measured, recorded)
-    last_line = f"Nothing to compare with: {record.lacks}" if record.lacks else conclusion(numbers)
-    title = f"{subject}, {num_images} test images of {arguments.dataset_name}"
-    sys.stdout.write(f"{title}\n{to_table(numbers)}\n{last_line}\n")
-    if arguments.output_file:
-        content = {
-            "model": arguments.model,
-            "revision": arguments.revision,
-            "dataset": arguments.dataset_name,
-            "step": len(measured.accuracy_per_step),
-            "num_images": num_images,
-            "measured": asdict(measured),
-            "recorded": {name: recorded.get(name) for name in asdict(measured)} if recorded else None,
-            "agrees": agreement(numbers),
-        }
-        write_json(Path(arguments.output_file), content)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """
-    Replaces the file as a whole.
-
-    Raises:
-        InputError: it cannot be written.
-    """
+    content = {
+        "model": arguments.model,
+        "revision": arguments.revision,
+        "dataset": arguments.dataset_name,
+        "step": len(measured.accuracy_per_step),
+        "num_images": num_images,
+        "measured": asdict(measured),
+        "recorded": {name: recorded.get(name) for name in asdict(measured)} if recorded else None,
+        "agrees": agrees,
+    }
+    path = Path(str(arguments.output_file)).expanduser()
     try:
-        write_aside(path.expanduser(), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_aside(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise InputError(f"--output_file {path} cannot be written ({error.strerror}): choose another.") from error
 
@@ -200,5 +196,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()
+    keep_freed_pages()
     main()

@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import disable_progress_bars
 from transformers.utils import logging
 
-from hub.cards.model_card import complete_step_folder
+from hub.cards.model_card import add_card_and_figures
 from hub.publishing.background import BackgroundPublisher, is_publishing
 from hub.publishing.client_errors import quiet_client
 from hub.publishing.destination import Destination
@@ -36,7 +36,7 @@ from training.data.scenario import Step
 from training.loop.disk import disk_errors_named
 from training.loop.interruption import Interrupted, interruptible
 from training.loop.logs import Stopwatch
-from training.loop.malloc import keep_freed_memory
+from training.loop.malloc import keep_freed_pages
 from training.loop.processes import make_accelerator, on_main_process
 from training.methods import Phase
 from training.run.model import make_model
@@ -102,21 +102,21 @@ def learn(setup: Setup, progress: Progress, publisher: BackgroundPublisher) -> N
         save(setup, model, step, results)
         setup.accelerator.print(f"\n{table(results)}\n")
         publisher.submit(step.number)
-    # Those of the last step, should the run have been killed right after it was finished.
+    # A run that was killed right after its last step was finished still holds the states of this step.
     on_main_process(setup.accelerator, setup.checkpoints.clear)
 
 
 def update_memory(
     setup: Setup, model: DyToxForImageClassification, memory: RehearsalMemory | None, step: Step
 ) -> None:
-    """Herds exemplars of the new classes, cuts the old ones to their new share, and saves the memory."""
+    """Herds exemplars of the new classes, cuts old classes to their new share, and saves the memory."""
     if memory is None:
         return
     prepare_images: Prepare = Processed(setup.processor)
     if setup.arguments.method.augmented_herding:
         prepare_images = Augmented(setup.processor, setup.trainer.transform, setup.seed, step.number, "herding")
     features = setup.evaluator.features(model, step.train, setup.method.herding_embedding, prepare_images)
-    # Chosen once: rounding may differ between processes, but there is one memory.
+    # The main process decides: rounding may differ between processes, but there is one memory.
     (chosen,) = broadcast_object_list([memory.choose(step, features)])
     memory.update(step, chosen)
 
@@ -132,10 +132,10 @@ def examples_of(phase: Phase, step: Step, memory: RehearsalMemory | None, setup:
     """The images that a phase learns from."""
     if phase.data == "all":
         return setup.scenario.seen_train(step)
-    parts = [step.train] if phase.data in ("new", "new+memory") else []
+    examples = [step.train] if phase.data in ("new", "new+memory") else []
     if phase.data in ("memory", "new+memory") and memory is not None and memory.examples is not None:
-        parts.append(memory.examples)
-    return concatenate(parts)
+        examples.append(memory.examples)
+    return concatenate(examples)
 
 
 def evaluate(
@@ -166,7 +166,7 @@ def save(setup: Setup, model: DyToxForImageClassification, step: Step, results: 
             model,
             setup.processor,
             results,
-            finish=lambda folder: complete_step_folder(folder, hub_model_id),
+            finish=lambda folder: add_card_and_figures(folder, hub_model_id),
         )
         setup.checkpoints.clear()
 
@@ -174,7 +174,7 @@ def save(setup: Setup, model: DyToxForImageClassification, step: Step, results: 
 
 
 def show_finished(setup: Setup, progress: Progress, publisher: BackgroundPublisher) -> None:
-    """Prints what the run has learned before, and lets its finished steps be published."""
+    """Prints the results of the steps that are finished, and submits these steps: some may not be published yet."""
     own = [step.step for step in progress.results.steps if step.step > setup.num_known_steps]
     if own:
         setup.accelerator.print(f"\n{table(progress.results)}\n")
@@ -183,7 +183,7 @@ def show_finished(setup: Setup, progress: Progress, publisher: BackgroundPublish
 
 
 def make_publisher(setup: Setup) -> BackgroundPublisher:
-    """What publishes the run while it learns; it does nothing where that was not asked for."""
+    """A publisher of the finished steps on the main process; without `--push_to_hub` it does nothing."""
     output = setup.arguments.output
     destination = None
     if output.push_to_hub and output.hub_model_id is not None and setup.accelerator.is_main_process:
@@ -197,7 +197,7 @@ def make_publisher(setup: Setup) -> BackgroundPublisher:
 
 
 def check_hub(setup: Setup, publisher: BackgroundPublisher) -> None:
-    """Asks the Hub, if it will be needed, whether it would accept what this run publishes."""
+    """Asks the Hub whether it would accept the run, if the run is to be published."""
     overwrite = setup.arguments.output.overwrite_output_dir
     earlier = setup.continuation.results.steps if setup.continuation else ()
     publisher.start(
@@ -210,7 +210,7 @@ def check_hub(setup: Setup, publisher: BackgroundPublisher) -> None:
 
 def main() -> None:
     """
-    Runs the script. Bad input ends it with one line and exit status 2, a signal with one line and 128 plus its number.
+    Runs the script. Bad input ends it with one line and exit status 2; a signal with one line and 128 plus its number.
     """
     disable_progress_bars()
     logging.disable_progress_bar()
@@ -230,7 +230,7 @@ def main() -> None:
 
 
 def exit_now(status: int) -> None:
-    """Ends the script without waiting for what is on its way to the Hub: it can be sent again."""
+    """Ends the script without waiting for an upload to the Hub, which can be repeated."""
     if is_publishing():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -239,5 +239,5 @@ def exit_now(status: int) -> None:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()
+    keep_freed_pages()
     main()

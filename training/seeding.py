@@ -1,4 +1,4 @@
-"""Randomness by name: a draw follows from the seed and from what it is for, never from what ran before."""
+"""Randomness by name: a draw follows from the seed and from its purpose, never from what ran before."""
 
 import hashlib
 import random
@@ -19,7 +19,7 @@ def derive_seed(*parts: int | str) -> int:
 def seed_everything(*parts: int | str, process_index: int = 0) -> None:
     """
     Seeds Python, NumPy and torch from `parts`. Only torch's stream, which drop path uses, differs between processes:
-    NumPy draws the MixUp ratio, one for the whole batch.
+    NumPy draws the MixUp ratio, which is the same for the whole batch.
     """
     set_seed(derive_seed(*parts))
     torch.manual_seed(derive_seed(*parts, "process", process_index))
@@ -28,8 +28,8 @@ def seed_everything(*parts: int | str, process_index: int = 0) -> None:
 @contextmanager
 def isolated_randomness() -> Iterator[Callable[[int], None]]:
     """
-    Gives what seeds Python, NumPy and torch (CPU) for a draw, and restores their streams after the context. One
-    context serves many draws: to save and restore takes longer than many a draw.
+    Yields a function that seeds Python, NumPy and torch (CPU); restores their streams on exit. Open it once for many
+    draws: saving the streams takes longer than most draws.
     """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:

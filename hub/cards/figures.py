@@ -43,23 +43,24 @@ _STYLE = {
 _ANNOTATED_STEPS = 10
 _MAX_SUBJECT = 48
 _MAX_ANCESTOR = 34
-# In units of the accuracy axis: the height of a line of text.
+# Height of a line of text, in units of the accuracy axis.
 _LABEL_GAP = 0.065
-# Those of the expected calibration error.
+# As many as the expected calibration error has.
 _NUM_BINS = 15
 
 
 def draw_figures(results: RunResults, folder: str | Path, other_runs: Sequence[OtherRun] = ()) -> list[Path]:
     """
-    Draws `figures/accuracy_per_step.png` and `figures/accuracy_matrix.png` below `folder`, and where the bins of the
-    calibration error are known `figures/calibration.png`; returns their paths.
-
-    The same results give the same bytes, whatever the user's matplotlib style.
+    Draws the figures of a card. The same results give the same bytes, independent of the user's matplotlib style.
 
     Args:
-        results: A run's results.
-        folder: The step folder; `figures/` is made when missing.
-        other_runs: Those of the same recipe with other seeds, up to the same step.
+        results (`RunResults`): of the run up to the step.
+        folder (`str` or `Path`): the step folder; its `figures/` is made when missing.
+        other_runs (`Sequence[OtherRun]`, *optional*): of the same recipe with other seeds, up to the same step.
+
+    Returns:
+        `list[Path]`: `accuracy_per_step.png`, `accuracy_matrix.png` and, where the bins of the calibration error were
+        recorded, `calibration.png`.
     """
     figures = dict(zip(FIGURES, (accuracy_per_step(results, other_runs), accuracy_matrix(results)), strict=True))
     if results.last.calibration:
@@ -80,11 +81,11 @@ def _style() -> Iterator[None]:
 @_style()
 def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
-    with warnings.catch_warnings(), replaced(path) as aside:
-        # The bundled font lacks some scripts; a box in a data set's name is no reason to alarm the user.
+    with warnings.catch_warnings(), replaced(path) as partial:
+        # The bundled font lacks some scripts; a box in the name of a data set is no reason to alarm the user.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(
-            aside,
+            partial,
             format="png",
             dpi=150,
             facecolor="white",
@@ -97,8 +98,14 @@ def _save(figure: Figure, path: Path) -> None:
 @_style()
 def accuracy_per_step(run: RunResults, other_runs: Sequence[OtherRun] = ()) -> Figure:
     """
-    Accuracy on all classes seen after each step, its average so far, and the level of guessing. With other runs the
-    accuracy is the mean of all, in a band of one standard deviation, and each run is a thin line.
+    Accuracy after each step, its average so far, and the level of guessing.
+
+    With other runs the accuracy is the mean of all, in a band of one standard deviation, and each run is a thin line.
+    Where not all classes seen were measured, a hollow mark shows the accuracy on those that were.
+
+    Args:
+        run (`RunResults`): of the run up to the step.
+        other_runs (`Sequence[OtherRun]`, *optional*): of the same recipe with other seeds, up to the same step.
     """
     figure = Figure(figsize=(8, 4.2))
     axes = figure.add_subplot()
@@ -114,13 +121,17 @@ def accuracy_per_step(run: RunResults, other_runs: Sequence[OtherRun] = ()) -> F
     if other_runs:
         _draw_spread(axes, steps, runs)
     labels = [(accuracy[-1], "all classes seen", _BLUE), (chance[-1], "chance", _MUTED)]
-    labels += _draw_partly_measured(axes, run, marker_size)
-    if len(steps) > 1:
+    notes = [f"mean ± s.d., n = {len(runs)}"] if other_runs else []
+    if any(step.accuracy is None for step in run.steps):
+        labels.append(_draw_partly_measured(axes, run, marker_size))
+        notes.append("hollow: only classes with images")
+    # An average that lacks a term is not defined.
+    if len(steps) > 1 and np.isfinite(average[-1]):
         axes.plot(steps, average, color=_ORANGE, lw=1.5, ls="--", zorder=1.9)
         labels.append((average[-1], "average of the steps", _ORANGE))
     _label_lines(axes, [label for label in labels if np.isfinite(label[0])])
     _mark_ancestors(axes, run)
-    _titles(axes, "Accuracy per step", run, f"mean ± s.d., n = {len(runs)}" if other_runs else "")
+    _titles(axes, "Accuracy per step", run, *notes)
     axes.set_ylabel("test accuracy")
     axes.set_ylim(0, 1.04)
     axes.yaxis.set_major_locator(MultipleLocator(0.2))
@@ -142,14 +153,14 @@ def _draw_spread(axes: Axes, steps: np.ndarray, runs: np.ndarray) -> None:
         axes.plot(np.full(len(runs), 1.06), runs, color=_BLUE, ls="", marker="o", ms=3, alpha=0.55)
 
 
-def _draw_partly_measured(axes: Axes, run: RunResults, marker_size: int) -> list[tuple[float, str, str]]:
-    """Hollow marks for steps after which not all classes seen were measured; returns the label they need."""
-    partly = [step for step in run.steps if step.accuracy is None]
-    values = [np.nan if step.accuracy_of_measured is None else step.accuracy_of_measured for step in partly]
-    axes.plot([step.step for step in partly], values, color=_BLUE, ls="", marker="o", mfc="white", ms=marker_size)
-    if not partly or partly[-1] is not run.last:
-        return []
-    return [(values[-1], f"{len(run.last.measured_classes or ())} classes measured", _BLUE)]
+def _draw_partly_measured(axes: Axes, run: RunResults, marker_size: int) -> tuple[float, str, str]:
+    """Hollow marks where not all classes seen were measured; returns a label for the last step."""
+    steps = [step.step for step in run.steps]
+    # None becomes NaN, and is not drawn.
+    accuracy = np.array([step.accuracy_of_measured for step in run.steps], dtype=float)
+    axes.plot(steps, accuracy, color=_BLUE, ls="", marker="o", mfc="white", ms=marker_size)
+    num_measured = len(run.last.measured_classes or ())
+    return accuracy[-1], f"on {num_measured} of {run.last.num_seen_classes} classes", _BLUE
 
 
 def _mark_ancestors(axes: Axes, run: RunResults) -> None:
@@ -205,7 +216,12 @@ def _step_axis(axes: Axes, run: RunResults) -> None:
 
 @_style()
 def accuracy_matrix(run: RunResults) -> Figure:
-    """Accuracy after step i (row) on the classes of step j (column), j <= i; with numbers up to ten steps."""
+    """
+    Accuracy after step i (row) on the classes of step j (column), j <= i; with numbers up to ten steps.
+
+    Args:
+        run (`RunResults`): of the run up to the step.
+    """
     count = len(run.steps)
     side = min(8.0, 3.2 + 0.55 * count)
     figure = Figure(figsize=(side + 1.4, side), layout="constrained")
@@ -213,7 +229,7 @@ def accuracy_matrix(run: RunResults) -> Figure:
     image = axes.imshow(_matrix(run), cmap="viridis", vmin=0, vmax=1, extent=(0.5, count + 0.5, count + 0.5, 0.5))
     has_gaps = _hatch_gaps(axes, run)
     _outline_ancestors(axes, run)
-    _titles(axes, "Accuracy matrix", run, "hatched: no images" if has_gaps else "")
+    _titles(axes, "Accuracy matrix", run, *["hatched: no images"] * has_gaps)
     axes.set_xlabel("accuracy on the classes of step …")
     axes.set_ylabel("… after step")
     axes.spines[:].set_visible(False)
@@ -239,7 +255,7 @@ def _matrix(run: RunResults) -> np.ndarray:
 
 
 def _hatch_gaps(axes: Axes, run: RunResults) -> bool:
-    """Hatches what could not be measured; returns whether there is any such cell."""
+    """Hatches what was not measured; returns whether there is any such cell."""
     gaps = [
         (j, i) for i, step in enumerate(run.steps) for j, value in enumerate(step.accuracy_per_step) if value is None
     ]
@@ -272,14 +288,18 @@ def _annotate(axes: Axes, run: RunResults) -> None:
 @_style()
 def calibration(run: RunResults) -> Figure:
     """
-    The reliability diagram of the last step: accuracy against mean confidence in each bin of confidence, which would
-    be equal on the diagonal, and below it the share of the test images in each bin.
+    The reliability diagram of the last step, whose bins were recorded: accuracy against mean confidence in each bin of
+    confidence, and below it the share of the test images in each bin. On the diagonal, confidence equals accuracy.
+
+    Args:
+        run (`RunResults`): of the run up to the step.
     """
     figure = Figure(figsize=(5.4, 6.2))
     axes, strip = figure.subplots(2, sharex=True, height_ratios=[4.4, 1], gridspec_kw={"hspace": 0.08})
     bins = run.last.calibration or ()
-    confidence, accuracy = (np.array([getattr(held, name) for held in bins]) for name in ("confidence", "accuracy"))
-    share = np.array([held.count for held in bins]) / sum(held.count for held in bins)
+    confidence = np.array([entry.confidence for entry in bins])
+    accuracy = np.array([entry.accuracy for entry in bins])
+    share = np.array([entry.count for entry in bins]) / sum(entry.count for entry in bins)
     # A mean may lie on a border by rounding alone; bins are open at the lower end.
     centers = (np.clip(np.ceil(confidence * _NUM_BINS - 1e-9), 1, _NUM_BINS) - 0.5) / _NUM_BINS
     axes.plot([0, 1], [0, 1], color=_MUTED, lw=1.2, ls=":", zorder=1.5)
@@ -287,16 +307,16 @@ def calibration(run: RunResults) -> Figure:
     axes.vlines(confidence, np.minimum(accuracy, confidence), np.maximum(accuracy, confidence), color=_ORANGE, lw=2)
     axes.plot(confidence, accuracy, color=_BLUE, ls="", marker="o", ms=6, clip_on=False)
     strip.bar(centers, share, 0.92 / _NUM_BINS, color=_MUTED, lw=0)
-    error = sum(share * np.abs(accuracy - confidence))
-    _titles(axes, f"Calibration after step {run.last.step}", run, f"expected calibration error {error:.1%}")
+    error = f"expected calibration error {run.last.expected_calibration_error:.1%}"
+    _titles(axes, f"Calibration after step {run.last.step}", run, error)
     axes.set_ylabel("accuracy")
     strip.set_ylabel("images")
-    strip.set_xlabel("confidence (sigmoid score of the predicted class)")
-    for each in (axes, strip):
-        each.set_ylim(0, 1.02 if each is axes else None)
-        each.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        each.grid(axis="y", color=_GRID)
-        each.set_axisbelow(True)
+    strip.set_xlabel("confidence (score of the predicted class)")
+    for panel, top in ((axes, 1.02), (strip, None)):
+        panel.set_ylim(0, top)
+        panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        panel.grid(axis="y", color=_GRID)
+        panel.set_axisbelow(True)
     axes.tick_params(axis="x", length=0)
     axes.yaxis.set_major_locator(MultipleLocator(0.2))
     strip.yaxis.set_major_locator(MaxNLocator(nbins=2))
@@ -314,13 +334,20 @@ def _ticks(count: int) -> list[int]:
     return [1, *(int(tick) for tick in ticks if 1 < tick <= count)]
 
 
-def _titles(axes: Axes, name: str, run: RunResults, note: str = "") -> None:
+def _titles(axes: Axes, name: str, run: RunResults, *notes: str) -> None:
+    """The title, and below it in grey what was learned, by which method, and notes."""
     names = [printable(without_local_path(dataset)) for dataset in run.datasets]
     names = names if len(names) <= 2 else [names[0], "…", names[-1]]
     subject = _shorten(f"{' → '.join(names)} · {printable(run.method)}", _MAX_SUBJECT)
-    subject = f"{subject} · {note}" if note else subject
     axes.set_title(name)
-    axes.annotate(subject, (0, 1), xycoords="axes fraction", xytext=(0, 8), textcoords="offset points", color=_MUTED)
+    axes.annotate(
+        " · ".join([subject, *notes]),
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(0, 8),
+        textcoords="offset points",
+        color=_MUTED,
+    )
 
 
 def _shorten(text: str, length: int) -> str:

@@ -2,39 +2,42 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard
 
+from hub.cards.metadata import model_metadata
 from hub.run.atomic import write_aside
 from hub.run.errors import StepFolderError
-from hub.run.layout import CARD_FILE, RECIPE_FILE
+from hub.run.layout import CARD_FILE, RECIPE_FILE, step_name
 from hub.run.results import Ancestor, MethodCard, RunResults, StepResults
+from hub.run.schema import short_name
 from hub.run.seed_results import OtherRun, Spread
-from hub.run.step_folder import CALIBRATION_FIGURE, StepFolder
+from hub.run.step_folder import StepFolder
 from hub.run.text import code_fence, code_span, is_repo_id, printable, without_local_path
 
 
 PLACEHOLDER_ID = "your-name/your-model"
 
-_TAGS = ("continual-learning", "class-incremental-learning", "image-classification")
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 _FOLD_ABOVE_CLASSES = 40
 _ABSENT = "–"
 
 
-def complete_step_folder(folder: str | Path, hub_model_id: str | None = None) -> None:
+def add_card_and_figures(folder: str | Path, hub_model_id: str | None = None) -> None:
     """
     Draws the figures and writes the card of a folder that training has filled.
 
     Args:
-        folder: Holds config, weights, image processor, remote code, `results.json` and `training_config.yaml`.
-        hub_model_id: Where the step will be published, if known; the card then loads from there.
+        folder (`str` or `Path`): holds config, weights, image processor, code, `results.json` and
+            `training_config.yaml`.
+        hub_model_id (`str`, *optional*): repository that the step will be published to; the card then loads from it.
 
     Raises:
-        StepFolderError: A file is missing, or the files contradict each other.
+        StepFolderError: a file is missing, or the files contradict each other.
     """
     # Publishing needs this module but draws nothing: it need not wait for matplotlib.
     from hub.cards.figures import draw_figures
@@ -45,11 +48,23 @@ def complete_step_folder(folder: str | Path, hub_model_id: str | None = None) ->
 
 
 def render_card(folder: StepFolder, hub_model_id: str | None = None) -> str:
-    """The text of the card. Equal folders give equal cards."""
+    """
+    The text of the card. Equal folders give equal cards.
+
+    Args:
+        folder (`StepFolder`): the step.
+        hub_model_id (`str`, *optional*): repository that the card loads from, by default a placeholder.
+
+    Returns:
+        `str`: Markdown with a metadata block.
+
+    Raises:
+        StepFolderError: the recipe cannot be read.
+    """
     results, repo_id, others = folder.results, hub_model_id or PLACEHOLDER_ID, folder.other_runs
-    recipe, method = _recipe(folder.path / RECIPE_FILE), _method_card(results)
+    method, recipe = _method_card(results), _quoted_recipe(folder.path)
     card = ModelCard.from_template(
-        card_data=_metadata(results, method, repo_id),
+        card_data=model_metadata(results, method, repo_id),
         template_str=_TEMPLATE.read_text(encoding="utf-8"),
         title=_title(results, method),
         tag=folder.tag,
@@ -58,18 +73,21 @@ def render_card(folder: StepFolder, hub_model_id: str | None = None) -> str:
         steps_known="step 1" if folder.step == 1 else f"steps 1 to {folder.step}",
         num_steps=results.num_steps,
         first_own_step=results.first_own_step,
-        ancestors=[_ancestor_sentence(results, each) for each in results.ancestors],
+        revisions=_revisions(results),
+        ancestors=[_ancestor_sentence(results, ancestor) for ancestor in results.ancestors],
         num_seen_classes=results.last.num_seen_classes,
         method=method,
-        accuracy_text=results.last.accuracy_text(),
-        unmeasured_steps=[step.step for step in results.steps if step.accuracy is None],
+        citation_fence=code_fence(method.citation),
         dataset=_dataset_span(results.dataset),
         datasets=_enumerate([_dataset_span(dataset) for dataset in results.datasets]),
         other_runs=_other_runs_sentence(results, others),
         num_runs=len(others) + 1,
         summary=_summary(results, others),
         rows=[_row(step, others) for step in results.steps],
-        has_calibration=(folder.path / CALIBRATION_FIGURE).is_file(),
+        has_gaps=any(step.accuracy is None for step in results.steps),
+        has_unrecorded_forgetting=_has_unrecorded_forgetting(results),
+        has_calibration=bool(results.last.calibration),
+        score="sigmoid" if folder.config.problem_type == "multi_label_classification" else "softmax",
         classes=[(step.step, [code_span(name) for name in step.classes]) for step in results.steps],
         folded=results.last.num_seen_classes > _FOLD_ABOVE_CLASSES,
         seed=results.seed,
@@ -85,18 +103,22 @@ def card_for(folder: StepFolder, hub_model_id: str) -> str:
     """
     The folder's card, its snippets and metadata naming `hub_model_id`; what the user wrote into it stays.
 
+    Args:
+        folder (`StepFolder`): a step with a card.
+        hub_model_id (`str`): repository that the card loads from.
+
     Raises:
         StepFolderError: the card's metadata cannot be parsed.
     """
+    names = {PLACEHOLDER_ID, hub_model_id_of(folder)} - {hub_model_id}
     text = (folder.path / CARD_FILE).read_text(encoding="utf-8")
     # The model that this one continues keeps its name, though it may be that of the repository until now.
-    kept = {f"base_model: {each.model}" for each in folder.results.ancestors}
-    kept |= {_ancestor_sentence(folder.results, each) for each in folder.results.ancestors}
-    for known in {PLACEHOLDER_ID, _written_for(folder)} - {None, hub_model_id}:
-        if is_repo_id(known):
-            name = re.compile(rf"(?<![\w./-]){re.escape(known)}(?!\.?[\w/-])")
-            lines = text.split("\n")
-            text = "\n".join(line if line in kept else name.sub(hub_model_id, line) for line in lines)
+    kept = {f"base_model: {ancestor.model}" for ancestor in folder.results.ancestors}
+    kept |= {_ancestor_sentence(folder.results, ancestor) for ancestor in folder.results.ancestors}
+    for name in filter(None, names):
+        pattern = re.compile(rf"(?<![\w./-]){re.escape(name)}(?!\.?[\w/-])")
+        lines = text.split("\n")
+        text = "\n".join(line if line in kept else pattern.sub(hub_model_id, line) for line in lines)
     return text
 
 
@@ -107,79 +129,45 @@ def hub_model_id_of(folder: StepFolder) -> str | None:
     Raises:
         StepFolderError: the card's metadata cannot be parsed.
     """
-    name = _written_for(folder)
+    path = folder.path / CARD_FILE
+    try:
+        name = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.get("model_name")
+    except (ValueError, yaml.YAMLError) as error:
+        reason = printable(str(error))[:80]
+        raise StepFolderError(f"{short_name(path)}: its metadata block is not valid YAML ({reason})") from error
     return name if isinstance(name, str) and is_repo_id(name) and name != PLACEHOLDER_ID else None
 
 
-def _written_for(folder: StepFolder) -> Any:
-    text = (folder.path / CARD_FILE).read_text(encoding="utf-8")
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """
+    The options in the `training_config.yaml` of a step folder.
+
+    Raises:
+        StepFolderError: the file cannot be read, or does not hold options.
+    """
+    path = folder / RECIPE_FILE
     try:
-        return ModelCard(text, ignore_metadata_errors=True).data.get("model_name")
-    except (ValueError, yaml.YAMLError) as error:
-        reason = printable(str(error))[:80]
-        raise StepFolderError(
-            f"{folder.path.name}/{CARD_FILE}: its metadata block is not valid YAML ({reason})"
-        ) from error
-
-
-def _metadata(results: RunResults, method: MethodCard, repo_id: str) -> ModelCardData:
-    last_ancestor = results.ancestors[-1].model if results.ancestors else ""
-    # Within one repository, what came before is another revision.
-    base_model = last_ancestor if is_repo_id(last_ancestor) and last_ancestor != repo_id else None
-    return ModelCardData(
-        library_name="transformers",
-        pipeline_tag="image-classification",
-        license="apache-2.0",
-        tags=list(dict.fromkeys([*method.tags, *_TAGS])),
-        base_model=base_model,
-        base_model_relation="finetune" if base_model else None,
-        datasets=[dataset for dataset in results.datasets if _is_hub_dataset(dataset)] or None,
-        metrics=["accuracy"],
-        model_name=repo_id,
-        eval_results=_eval_results(results),
-    )
-
-
-def _eval_results(results: RunResults) -> list[EvalResult]:
-    last = results.last
-    measured = [
-        ("accuracy", f"Accuracy on all classes seen after step {last.step}", last.accuracy),
-        ("top_5_accuracy", f"Top-5 accuracy on all classes seen after step {last.step}", last.top5_accuracy),
-        ("average_incremental_accuracy", "Average incremental accuracy", results.average_incremental_accuracy),
-        ("forgetting", "Forgetting", results.forgetting),
-        ("backward_transfer", "Backward transfer", results.backward_transfer),
-        ("expected_calibration_error", "Expected calibration error", last.expected_calibration_error),
-    ]
-    name = printable(without_local_path(results.dataset)) or "unnamed"
-    return [
-        EvalResult(
-            task_type="image-classification",
-            task_name="Class-incremental image classification",
-            dataset_type=_dataset_type(name),
-            dataset_name=name,
-            dataset_split="test",
-            metric_type=metric_type,
-            metric_name=metric_name,
-            metric_value=value,
-        )
-        for metric_type, metric_name, value in measured
-        if value is not None
-    ]
-
-
-def _is_hub_dataset(name: str) -> bool:
-    return is_repo_id(name) and not Path(name).exists()
-
-
-def _dataset_type(name: str) -> str:
-    """The Hub wants an id here: `namespace/name` or one word of letters, digits and `-_.`."""
-    return name if _is_hub_dataset(name) else re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "custom"
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        recipe = None
+    if not isinstance(recipe, dict):
+        raise StepFolderError(f"{short_name(path)}: is not valid YAML, expected the options of a run")
+    return recipe
 
 
 def _method_card(results: RunResults) -> MethodCard:
-    """The method's own words; a neutral sentence where an earlier version did not record them."""
-    name = code_span(results.method)
-    return results.method_card or MethodCard(title=name, sentence=f"Trained with the method {name}.")
+    """The method's own words, or a neutral sentence where an earlier version did not record them."""
+    card = results.method_card
+    if card is None:
+        name = code_span(results.method)
+        return MethodCard(title=name, sentence=f"Trained with the method {name}.")
+    citation = "\n".join(printable(line.expandtabs()) for line in card.citation.strip().splitlines())
+    return replace(card, title=_one_line(card.title), sentence=_one_line(card.sentence), citation=citation)
+
+
+def _one_line(markdown: str) -> str:
+    """Markdown that stays within its line: without line breaks and HTML."""
+    return printable(" ".join(markdown.split())).replace("<", "&lt;")
 
 
 def _title(results: RunResults, method: MethodCard) -> str:
@@ -196,6 +184,12 @@ def _enumerate(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def _revisions(results: RunResults) -> str:
+    """The first revisions that the repository will have."""
+    names = [f"`{step_name(step)}`" for step in range(results.first_own_step, results.num_steps + 1)]
+    return ", ".join(names if len(names) <= 2 else [*names[:2], "…"])
+
+
 def _ancestor_sentence(results: RunResults, ancestor: Ancestor) -> str:
     """What one of the models that the run continues is called, and what it knew. One line."""
     model = code_span(without_local_path(ancestor.model))
@@ -203,11 +197,14 @@ def _ancestor_sentence(results: RunResults, ancestor: Ancestor) -> str:
         model = f"[{model}](https://huggingface.co/{ancestor.model})"
     at = f" at revision {code_span(ancestor.revision)}" if ancestor.revision else ""
     commit = f" (commit `{ancestor.commit}`)" if ancestor.commit else ""
-    first = max((each.num_steps for each in results.ancestors if each.num_steps < ancestor.num_steps), default=0) + 1
+    stops = [0, *(other.num_steps for other in results.ancestors)]
+    first = max(stop for stop in stops if stop < ancestor.num_steps) + 1
     learned = f"step {first}" if first == ancestor.num_steps else f"steps {first} to {ancestor.num_steps}"
+    has_other_method = ancestor.method not in (None, results.method)
+    method = f" by the method {code_span(str(ancestor.method))}" if has_other_method else ""
     num_classes = results.steps[ancestor.num_steps - 1].num_seen_classes
     known = "1 class" if num_classes == 1 else f"{num_classes} classes"
-    return f"- {model}{at}{commit}: learned {learned} on {_dataset_span(ancestor.dataset)}, and knew {known}."
+    return f"- {model}{at}{commit}: learned {learned} on {_dataset_span(ancestor.dataset)}{method}, and knew {known}."
 
 
 def _other_runs_sentence(results: RunResults, others: Sequence[OtherRun]) -> str:
@@ -222,8 +219,8 @@ def _other_runs_sentence(results: RunResults, others: Sequence[OtherRun]) -> str
 
 
 def _summary(results: RunResults, others: Sequence[OtherRun]) -> list[list[str]]:
-    """A row a measurement: its name, this revision's value, and with other runs that over all of them."""
-    values: list[tuple[str, float | None, list[float | None]]] = [
+    """A row for each number: its name, this revision's value, and with other runs their mean and deviation."""
+    numbers: list[tuple[str, float | None, list[float | None]]] = [
         _accuracy_row(results, others),
         ("Top-5 accuracy", results.last.top5_accuracy, [run.top5_accuracy for run in others]),
         (
@@ -236,7 +233,7 @@ def _summary(results: RunResults, others: Sequence[OtherRun]) -> list[list[str]]
     ]
     return [
         [name, _percent(own), _percent_of(Spread.of([own, *other]))] if others else [name, _percent(own)]
-        for name, own, other in values
+        for name, own, other in numbers
     ]
 
 
@@ -251,18 +248,26 @@ def _accuracy_row(results: RunResults, others: Sequence[OtherRun]) -> tuple[str,
 
 
 def _row(step: StepResults, others: Sequence[OtherRun]) -> list[str]:
-    of_all = Spread.of([step.accuracy, *(run.accuracy[step.step - 1] for run in others)])
+    spread = Spread.of([step.accuracy, *(run.accuracy[step.step - 1] for run in others)])
     return [
         str(step.step),
         str(len(step.classes)),
         str(step.num_seen_classes),
-        _percent_of(of_all) if others and of_all else step.accuracy_text().replace("%", " %"),
+        step.accuracy_text(_percent) if spread is None else _percent_of(spread),
         _percent(step.top5_accuracy),
         _percent(step.forgetting),
         _percent(step.expected_calibration_error),
         f"{step.num_parameters:,}",
         _ABSENT if step.memory_size is None else f"{step.memory_size:,}",
     ]
+
+
+def _has_unrecorded_forgetting(results: RunResults) -> bool:
+    """Whether forgetting is missing though all its terms were measured, as in results of earlier versions."""
+    return any(
+        step.forgetting is None and all(known.accuracy is not None for known in results.steps[: step.step])
+        for step in results.steps[1:]
+    )
 
 
 def _percent(fraction: float | None) -> str:
@@ -281,18 +286,14 @@ def _duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _recipe(path: Path) -> str:
-    """The training configuration without anything that belongs to one machine alone."""
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StepFolderError(f"{path.parent.name}/{path.name}: is not valid YAML") from error
-    return yaml.safe_dump(_portable(config), sort_keys=False, allow_unicode=True).strip()
+def _quoted_recipe(folder: Path) -> str:
+    """The recipe without what belongs to one machine or user alone."""
+    return yaml.safe_dump(_portable(read_recipe(folder)), sort_keys=False, allow_unicode=True).strip()
 
 
 def _portable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _portable(item) for key, item in value.items() if "token" not in str(key).lower()}
+        return {key: _portable(item) for key, item in value.items() if not str(key).lower().endswith("token")}
     if isinstance(value, list):
         return [_portable(item) for item in value]
     return without_local_path(value) if isinstance(value, str) else value

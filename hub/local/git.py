@@ -134,7 +134,7 @@ class GitRepository:
         return current
 
     def read(self, object_id: ObjectID) -> Blob | Tree:
-        """The file or folder that is this object."""
+        """The file or folder that is stored as `object_id`."""
         found = self._store[object_id]
         assert isinstance(found, Blob | Tree)
         return found
@@ -146,7 +146,7 @@ class GitRepository:
         return found if isinstance(found, Blob) else None
 
     def add_blob(self, content: bytes) -> ObjectID:
-        """Stores `content`; until a commit names it, it is invisible."""
+        """Stores `content`, which is invisible until a commit names it."""
         blob = Blob.from_string(content)
         self._store.add_object(blob)
         return blob.id
@@ -178,7 +178,7 @@ class GitRepository:
         return commit
 
     def create_ref(self, prefix: str, name: str, commit: Commit, author: str, message: str = "") -> None:
-        """Names `commit` by a new branch or tag, a tag with a `message` being annotated; raises `HubError` 409."""
+        """Creates a branch or tag, annotated if it has a `message`; raises `HubError` 409 if it exists."""
         check_ref(name)
         for known in self.refs(prefix):
             if known == name or known.startswith(f"{name}/") or name.startswith(f"{known}/"):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-#: Ends the name of what is being written, which a killed writer leaves behind.
+#: End of the name of a file that is being written. A killed writer leaves such a file behind.
 PARTIAL = ".partial"
 
 
@@ -25,7 +25,7 @@ def write_aside(path: Path, content: str | bytes) -> None:
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """
-    Gives a path beside `path` to write to, which takes its place when the block ends without an error.
+    Yields a hidden path beside `path` to write to, and renames it to `path` if the block ends without an error.
 
     Each process has a name of its own, as two publishers may write the same card at once.
     """

@@ -1,4 +1,4 @@
-"""The errors that a user can put right: one line each, fit to be shown as they are."""
+"""Errors that a user can fix. Each message is one line that can be shown as it is."""
 
 
 class UserError(ValueError):
@@ -6,11 +6,11 @@ class UserError(ValueError):
 
 
 class InputError(UserError):
-    """Bad input to training: an option, a data set, a model to continue, or a folder."""
+    """Training was given an option, a data set, a model to continue or a folder that it cannot use."""
 
 
 class StepFolderError(UserError):
-    """A step folder or its `results.json` is not what it should be."""
+    """A step folder, or a file of it such as `results.json`, is incomplete, damaged or inconsistent."""
 
 
 class PublishError(UserError):
@@ -19,7 +19,8 @@ class PublishError(UserError):
 
     Args:
         message (`str`): one line for the user.
-        transient (`bool`): whether the same may succeed a little later, as after a failure of the network.
+        transient (`bool`, *optional*, defaults to `False`): whether the same may succeed a little later, as after a
+            failure of the network.
     """
 
     def __init__(self, message: str, transient: bool = False) -> None:
@@ -39,5 +40,10 @@ def first_line(error: BaseException) -> str:
 
 
 def last_message(error: BaseException) -> str:
-    """The message to end a script with. An error of a worker process comes with its traceback, the message last."""
-    return str(error).splitlines()[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")
+    """
+    The message to end a script with: the last line, or the type of the error where it has no message. An error of a
+    worker process carries its traceback, which ends with its type and message.
+    """
+    lines = str(error).strip().splitlines()
+    kind = type(error)
+    return lines[-1].removeprefix(f"{kind.__module__}.{kind.__name__}: ") if lines else kind.__name__

@@ -6,7 +6,16 @@ Names in the folder of a run, in its step folders and in the repositories they a
         data_fingerprint.json        a digest of each split, and of a memory that the run started with
         results.json                 what was measured so far
         log.jsonl                    losses and accuracies, epoch by epoch
-        step1/                       a complete model: weights, config, code, processor, results, recipe, card, figures
+        step1/                       a complete model, and what a revision on the Hub holds
+            config.json                  with the class ranges and the names of the code files
+            model.safetensors            or several shards and their index
+            preprocessor_config.json
+            modeling_….py                the code that `config.json` names, and what it imports from beside it
+            training_config.yaml         the recipe
+            results.json                 what was measured up to this step
+            seeds.json                   the same of runs with other seeds, if some were added
+            README.md                    the card
+            figures/
         step2/
         memory/step1.parquet         the rehearsal memory after step 1
         checkpoints/                 states within the step that is being learned
@@ -47,7 +56,7 @@ def step_name(step: int) -> str:
 
 
 def step_number(name: str) -> int | None:
-    """The number of the step that a folder or a tag is named after; None where it is not named after any."""
+    """The step that a folder or a tag is named after; None where the name is not that of a step."""
     match = _STEP_NAME.fullmatch(name)
     return int(match[1]) if match else None
 

@@ -1,36 +1,37 @@
 """`seeds.json`: what runs of the same recipe with other seeds measured, up to the step of the folder it lies in."""
 
+import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from hub.run.atomic import write_aside
 from hub.run.errors import StepFolderError
 from hub.run.layout import SEEDS_FILE
 from hub.run.results import RunResults
-from hub.run.schema import Count, Difference, Fraction, decode, read_json
+from hub.run.schema import Count, Difference, Fraction, decode, read_json, short_name
 
 
 @dataclass(frozen=True)
 class OtherRun:
     """
-    Another run of the same recipe up to the same step. Fractions in 0..1, None where it was not measured.
+    Another run of the same recipe up to the same step. Fractions are in 0..1, and None where not measured.
 
     Args:
         seed (`int`): of the run.
         same_class_order (`bool`): whether it learned the same classes in the same order.
         accuracy (`tuple[float | None, ...]`): on all classes seen, one value a step.
-        top5_accuracy, average_incremental_accuracy, forgetting, backward_transfer (`float`, *optional*): after the
+        top5_accuracy, forgetting, backward_transfer, average_incremental_accuracy (`float`, *optional*): after the
             last of these steps.
     """
 
     seed: Count
     same_class_order: bool
     accuracy: tuple[Fraction | None, ...]
-    top5_accuracy: Fraction | None
-    forgetting: Difference | None
-    backward_transfer: Difference | None
+    top5_accuracy: Fraction | None = None
+    forgetting: Difference | None = None
+    backward_transfer: Difference | None = None
     average_incremental_accuracy: Fraction | None = None
 
     @classmethod
@@ -45,22 +46,6 @@ class OtherRun:
             backward_transfer=results.backward_transfer,
             average_incremental_accuracy=results.average_incremental_accuracy,
         )
-
-
-@dataclass(frozen=True)
-class SeedResults:
-    """
-    The content of `seeds.json`.
-
-    Args:
-        runs (`tuple[OtherRun, ...]`): the other runs.
-    """
-
-    runs: tuple[OtherRun, ...]
-
-    def to_json_object(self) -> dict[str, Any]:
-        """The content as JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -79,9 +64,20 @@ class Spread:
     @classmethod
     def of(cls, values: Iterable[float | None]) -> "Spread | None":
         """The spread of two values or more; None where one of them was not measured."""
-        measured = list(values)
-        known = [value for value in measured if value is not None]
-        return cls(statistics.fmean(known), statistics.stdev(known)) if len(known) == len(measured) > 1 else None
+        values = list(values)
+        known = [value for value in values if value is not None]
+        return cls(statistics.fmean(known), statistics.stdev(known)) if len(known) == len(values) > 1 else None
+
+
+def write_other_runs(folder: Path, runs: Sequence[OtherRun]) -> None:
+    """
+    Replaces the `seeds.json` of a step folder.
+
+    Args:
+        folder (`Path`): the step folder.
+        runs (`Sequence[OtherRun]`): what the other runs measured up to its step.
+    """
+    write_aside(folder / SEEDS_FILE, json.dumps(asdict(_SeedsFile(tuple(runs))), indent=2) + "\n")
 
 
 def read_other_runs(folder: Path, num_steps: int) -> Sequence[OtherRun]:
@@ -90,7 +86,7 @@ def read_other_runs(folder: Path, num_steps: int) -> Sequence[OtherRun]:
 
     Args:
         folder (`Path`): the step folder.
-        num_steps (`int`): its step.
+        num_steps (`int`): number of its step.
 
     Raises:
         StepFolderError: the file cannot be read, breaks the schema, or is of another step.
@@ -98,13 +94,20 @@ def read_other_runs(folder: Path, num_steps: int) -> Sequence[OtherRun]:
     path = folder / SEEDS_FILE
     if not path.exists():
         return ()
-    source = f"{folder.name}/{path.name}"
-    runs = decode(SeedResults, read_json(path), source).runs
+    source = short_name(path)
+    runs = decode(_SeedsFile, read_json(path), source).runs
     if not runs:
         raise StepFolderError(f"{source}: runs is empty, expected at least one: write it with python -m hub.seeds")
-    for run in runs:
+    for index, run in enumerate(runs):
         if len(run.accuracy) != num_steps:
             raise StepFolderError(
-                f"{source}: accuracy has {len(run.accuracy)} values, expected one a step: {num_steps}"
+                f"{source}: runs[{index}].accuracy has {len(run.accuracy)} values, expected one a step: {num_steps}"
             )
     return runs
+
+
+@dataclass(frozen=True)
+class _SeedsFile:
+    """The content of the file."""
+
+    runs: tuple[OtherRun, ...]

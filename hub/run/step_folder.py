@@ -1,9 +1,9 @@
 """The step folder `OUTPUT_DIR/step{t}/`: what it must hold, and which of its files may be published."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from hub.run.errors import StepFolderError
 from hub.run.layout import (
@@ -18,31 +18,28 @@ from hub.run.layout import (
     step_name,
     step_number,
 )
+from hub.run.model_config import ModelConfig
 from hub.run.results import RunResults
-from hub.run.schema import read_json
+from hub.run.schema import decode, read_json, short_name
 from hub.run.seed_results import OtherRun, read_other_runs
+from hub.run.text import short_repr
 
 
 FIGURES = ("figures/accuracy_per_step.png", "figures/accuracy_matrix.png")
 #: Drawn where the run recorded the bins of its calibration error: a folder is complete without it.
 CALIBRATION_FIGURE = "figures/calibration.png"
 
-#: Written by training before the card is made. The weights may also be sharded, see `PUBLISHED_FILES`.
-TRAINED_FILES = (
-    CONFIG_FILE,
-    PROCESSOR_FILE,
-    "configuration_dytox.py",
-    "modeling_dytox.py",
-    RESULTS_FILE,
-    RECIPE_FILE,
-)
+#: Written by training before the card is made, beside the weights and the code that the config names.
+TRAINED_FILES = (CONFIG_FILE, PROCESSOR_FILE, RESULTS_FILE, RECIPE_FILE)
 
-#: Patterns of all that may go up (`*` stays within a folder). A file that matches none, or is hidden, never does.
+_SHARDS = "model-*-of-*.safetensors"
+#: Patterns of all that may be published beside the code (`*` stays within a folder). Nothing else is, and nothing
+#: hidden.
 PUBLISHED_FILES = (
     *TRAINED_FILES,
     WEIGHTS_FILE,
-    "model-*-of-*.safetensors",
     WEIGHTS_INDEX_FILE,
+    _SHARDS,
     SEEDS_FILE,
     CARD_FILE,
     "figures/*.png",
@@ -57,11 +54,13 @@ class StepFolder:
     Args:
         path (`Path`): the folder.
         results (`RunResults`): of the run up to this step.
-        other_runs (`Sequence[OtherRun]`): those of the same recipe with other seeds, if some were added.
+        config (`ModelConfig`): of the model.
+        other_runs (`Sequence[OtherRun]`, *optional*): those of the same recipe with other seeds, if some were added.
     """
 
     path: Path
     results: RunResults
+    config: ModelConfig
     other_runs: Sequence[OtherRun] = ()
 
     @property
@@ -79,25 +78,34 @@ class StepFolder:
         """
         Reads a folder that training has filled; the card and the figures may still be missing.
 
+        Args:
+            path (`str` or `Path`): the folder.
+
         Raises:
-            StepFolderError: a file is missing or a link, or `config.json` and `results.json` disagree on the classes.
+            StepFolderError: a file is missing, damaged or a link, or `config.json` and `results.json` disagree on the
+                classes.
         """
         path = Path(path)
-        if missing := _missing_files(path):
-            raise StepFolderError(f"{path.name} lacks {', '.join(missing)}: it is not a finished step folder")
-        _listed_files(path)
-        results = RunResults.read(path / RESULTS_FILE)
-        _check_config(read_json(path / CONFIG_FILE), results, f"{path.name}/{CONFIG_FILE}")
-        return cls(path, results, read_other_runs(path, results.last.step))
+        _require(path, _missing_files(path))
+        _listed_files(path, PUBLISHED_FILES)
+        results, config = RunResults.read(path / RESULTS_FILE), ModelConfig.read(path)
+        config.check_classes([step.classes for step in results.steps], short_name(path / CONFIG_FILE))
+        _require(path, [name for name in config.code_files(path) if not (path / name).is_file()])
+        folder = cls(path, results, config, read_other_runs(path, results.last.step))
+        folder.published_files()
+        return folder
 
     def published_files(self) -> dict[str, Path]:
         """
-        Path in the repository -> local file, for the files that exist and match `PUBLISHED_FILES`.
+        The files that may be published: those of `PUBLISHED_FILES` that exist, and the code of the model.
+
+        Returns:
+            `dict[str, Path]`: path in the repository -> local file.
 
         Raises:
             StepFolderError: one of them is a link.
         """
-        return _listed_files(self.path)
+        return _listed_files(self.path, (*PUBLISHED_FILES, *self.config.code_files(self.path)))
 
 
 def list_step_folders(output_dir: str | Path, *, complete: bool = True) -> list[StepFolder]:
@@ -125,8 +133,13 @@ def is_complete(path: Path) -> bool:
     return not _missing_files(path) and all((path / name).is_file() for name in (CARD_FILE, *FIGURES))
 
 
-def _listed_files(folder: Path) -> dict[str, Path]:
-    found = {file for pattern in PUBLISHED_FILES for file in folder.glob(pattern) if file.is_file()}
+def _require(path: Path, missing: Sequence[str]) -> None:
+    if missing:
+        raise StepFolderError(f"{path.name} lacks {', '.join(missing)}: it is not a finished step folder")
+
+
+def _listed_files(folder: Path, patterns: Iterable[str]) -> dict[str, Path]:
+    found = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
     # `*` finds hidden files as well, such as those in which some systems keep where a file comes from.
     files = {file.relative_to(folder).as_posix(): file for file in sorted(found) if not file.name.startswith(".")}
     # The folder itself may be reached by links. Within it they could lead to anything that this user may read.
@@ -140,46 +153,22 @@ def _listed_files(folder: Path) -> dict[str, Path]:
 
 def _missing_files(path: Path) -> list[str]:
     missing = [name for name in TRAINED_FILES if not (path / name).is_file()]
-    return missing if _has_weights(path) else [*missing, WEIGHTS_FILE]
+    return [*missing, *(name for name in _weight_files(path) if not (path / name).is_file())]
 
 
-def _has_weights(path: Path) -> bool:
+def _weight_files(path: Path) -> Iterable[str]:
     index = path / WEIGHTS_INDEX_FILE
     if not index.is_file():
-        return (path / WEIGHTS_FILE).is_file()
-    shards = read_json(index).get("weight_map", {}).values()
-    return bool(shards) and all((path / shard).is_file() for shard in shards)
+        return [WEIGHTS_FILE]
+    shards = set(decode(_WeightsIndex, read_json(index), short_name(index)).weight_map.values())
+    for name in shards:
+        if not fnmatchcase(name, _SHARDS) or "/" in name:
+            raise StepFolderError(f"{short_name(index)}: weight_map names {short_repr(name)}, expected {_SHARDS}")
+    return sorted(shards) or [WEIGHTS_FILE]
 
 
-def _check_config(config: dict[str, Any], results: RunResults, source: str) -> None:
-    """Every step has a class range of its own, and a task token of its own unless `token_expansion` is off."""
-    id2label = config.get("id2label") or {}
-    # A model of one step need not say so.
-    ranges = [tuple(pair) for pair in config.get("class_ranges") or [(0, len(id2label))]]
-    expected = _class_ranges(results)
-    if ranges != expected:
-        raise StepFolderError(f"{source}: class_ranges is {_brief(ranges)}, but results.json gives {_brief(expected)}")
-    num_tokens, rule = len(ranges), "one a class range"
-    if not config.get("token_expansion", True):
-        num_tokens, rule = 1, "one for all steps, as token_expansion is false"
-    if (found := config.get("num_task_tokens")) != num_tokens:
-        raise StepFolderError(f"{source}: num_task_tokens is {found}, expected {rule}: {num_tokens}")
-    _check_names(id2label, results.class_names, source)
+@dataclass(frozen=True)
+class _WeightsIndex:
+    """The index of sharded weights: for each tensor the file that holds it."""
 
-
-def _class_ranges(results: RunResults) -> list[tuple[int, ...]]:
-    return [(step.num_seen_classes - len(step.classes), step.num_seen_classes) for step in results.steps]
-
-
-def _check_names(id2label: dict[str, str], names: list[str], source: str) -> None:
-    if len(id2label) != len(names):
-        raise StepFolderError(f"{source}: id2label has {len(id2label)} classes, but results.json has {len(names)}")
-    for label, name in enumerate(names):
-        if id2label.get(str(label)) != name:
-            found = id2label.get(str(label))
-            raise StepFolderError(f"{source}: id2label[{label}] is {found!r}, but results.json has {name!r}")
-
-
-def _brief(ranges: list[tuple[int, ...]]) -> str:
-    shown = [list(pair) for pair in ranges]
-    return str(shown) if len(shown) <= 4 else f"{str(shown[:2])[:-1]}, …, {shown[-1]}] ({len(shown)} ranges)"
+    weight_map: dict[str, str]

@@ -1,8 +1,10 @@
-"""Foreign text (class names, data set names) made safe for one line of Markdown, a figure or a terminal."""
+"""Text of others (class names, data set names, values) made safe for a line of Markdown, a figure or a terminal."""
 
 import re
+import reprlib
 from collections.abc import Iterable
 from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
 
 
 # Needed inside words and emoji of many scripts; unlike the other invisible characters they reorder and hide nothing.
@@ -17,10 +19,18 @@ def printable(text: str) -> str:
     )
 
 
+def short_repr(value: Any, width: int = 60) -> str:
+    """A value for an error: its `repr` on one line, cut after `width` characters. It may be huge or deeply nested."""
+    brief = reprlib.Repr()
+    brief.maxstring = brief.maxother = brief.maxlong = width
+    text = printable(brief.repr(value))
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
 def code_span(text: str) -> str:
     """`text` as a Markdown code span, inside which neither HTML, nor links, nor emphasis are interpreted."""
     body = printable(text) or '""'
-    fence = "`" * (longest_backtick_run(body) + 1)
+    fence = "`" * (_longest_backtick_run(body) + 1)
     touches_fence = body.startswith("`") or body.endswith("`")
     would_be_trimmed = body.startswith(" ") and body.endswith(" ") and body.strip()
     padding = " " if touches_fence or would_be_trimmed else ""
@@ -29,11 +39,10 @@ def code_span(text: str) -> str:
 
 def code_fence(content: str) -> str:
     """A fence of backticks that `content` cannot close."""
-    return "`" * max(3, longest_backtick_run(content) + 1)
+    return "`" * max(3, _longest_backtick_run(content) + 1)
 
 
-def longest_backtick_run(text: str) -> int:
-    """Length of the longest run of backticks in `text`."""
+def _longest_backtick_run(text: str) -> int:
     return max((len(run) for run in re.findall("`+", text)), default=0)
 
 
@@ -60,7 +69,7 @@ def without_local_path(text: str) -> str:
 def is_repo_id(text: str) -> bool:
     """
     Whether `text` has the form `namespace/name` of a repository on the Hub: two parts of at most 96 letters, digits,
-    `-`, `_` and `.`, neither beginning or ending with `-` or `.`; no `--` or `..`, no `.git` at the end.
+    `-`, `_` and `.`, neither beginning nor ending with `-` or `.`; no `--` or `..`, no `.git` at the end.
     """
     part = r"(?=\w)[\w.-]{1,96}(?<=\w)"
     has_form = re.fullmatch(f"{part}/{part}", text, re.ASCII)

@@ -1,6 +1,8 @@
 """Run folders with every file a real one has, made in milliseconds: tiny weights, consistent config and results."""
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,8 @@ import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
-from hub.cards.model_card import complete_step_folder
+from hub.cards.model_card import add_card_and_figures
+from hub.run.results import Ancestor, MethodCard, ReliabilityBin, RunResults, StepResults
 
 
 # What a revision holds, but for what only some runs have.
@@ -24,157 +27,166 @@ STEP_FILES = {
     "results.json",
     "training_config.yaml",
 }
-REMOTE_CODE = ("configuration_dytox.py", "modeling_dytox.py")
+METHOD_CARD = MethodCard(
+    title="Some method",
+    sentence="Trained with [some method](https://arxiv.org/abs/1234.56789).",
+    citation="@inproceedings{some2022method,\n  title = {Some Method},\n}",
+    tags=("some-method", "arxiv:1234.56789"),
+)
 
 
-def fake_results(
+def make_results(
     num_steps: int = 3,
     classes_per_step: int = 2,
     *,
-    names: list[str] | None = None,
+    names: Sequence[str] | None = None,
+    ancestors: Sequence[Ancestor] = (),
     seed: int = 0,
     dataset: str = "digits",
-    method: str = "dytox",
-) -> dict[str, Any]:
-    """A whole run's `results.json`. Accuracies are random but keep the relations that real ones have."""
-    names = names or [f"class {i}" for i in range(num_steps * classes_per_step)]
+    method: str = "some_method",
+) -> RunResults:
+    """
+    The results of a whole run. Accuracies are random but keep the relations that real ones have. The classes of the
+    first of `ancestors` have no test images after its steps.
+    """
+    names = names or [f"class {label}" for label in range(num_steps * classes_per_step)]
     generator = np.random.default_rng(seed)
     first = generator.uniform(0.75, 0.98, num_steps)
     decay = generator.uniform(0.01, 0.5 / num_steps, num_steps)
+    column, row = np.arange(num_steps), np.arange(num_steps)[:, None]
+    matrix = np.maximum(0.05, first - decay * (row - column))
+    matrix[column > row] = -np.inf
+    if ancestors:
+        matrix[ancestors[0].num_steps :, : ancestors[0].num_steps] = np.nan
     steps = []
-    for t in range(1, num_steps + 1):
-        per_step = [max(0.05, float(first[j] - decay[j] * (t - 1 - j))) for j in range(t)]
+    for index, (error, seconds) in enumerate(generator.uniform(0.01, 0.1, (num_steps, 2))):
+        seen, start = names[: (index + 1) * classes_per_step], index * classes_per_step
+        accuracies, earlier = matrix[index, : index + 1], matrix[:index, :index]
+        mean, measured = float(np.nanmean(accuracies)), np.isfinite(accuracies).repeat(classes_per_step)
+        over_all = {"accuracy": mean, "top5_accuracy": min(1, mean + 0.02), "expected_calibration_error": float(error)}
+        partly = {"accuracy_of_measured": mean, "measured_classes": tuple(np.array(seen, dtype=object)[measured])}
         steps.append(
-            {
-                "step": t,
-                "classes": names[(t - 1) * classes_per_step : t * classes_per_step],
-                "num_seen_classes": t * classes_per_step,
-                "accuracy": sum(per_step) / t,
-                "top5_accuracy": min(1.0, sum(per_step) / t + 0.02),
-                "accuracy_per_step": per_step,
-                "expected_calibration_error": float(generator.uniform(0.01, 0.1)),
-                "num_parameters": 10_000 + 500 * t,
-                "memory_size": 20 * t,
-                "train_seconds": float(generator.uniform(1, 9)),
-            }
+            StepResults(
+                step=index + 1,
+                classes=tuple(seen[start:]),
+                num_seen_classes=len(seen),
+                accuracy_per_step=tuple(map(_or_none, accuracies)),
+                num_parameters=10_500 + 500 * index,
+                memory_size=20 * index + 20,
+                train_seconds=float(100 * seconds),
+                forgetting=_or_none((earlier.max(axis=0) - accuracies[:-1]).mean()) if index else None,
+                backward_transfer=_or_none((accuracies[:-1] - earlier.diagonal()).mean()) if index else None,
+                **(over_all if measured.all() else {"accuracy": None} | partly),
+            )
         )
-    head = {"dataset": dataset, "num_steps": num_steps, "class_order": names, "seed": seed, "method": method}
-    return up_to_step({**head, "steps": steps}, num_steps)
+    whole = RunResults(
+        dataset=dataset,
+        num_steps=num_steps,
+        class_order=tuple(names),
+        seed=seed,
+        method=method,
+        steps=tuple(steps),
+        ancestors=tuple(ancestors),
+        code_version="1.2.3",
+        method_card=METHOD_CARD,
+    )
+    return up_to_step(whole, num_steps)
 
 
-def with_calibration(results: dict[str, Any], num_images: int = 400) -> dict[str, Any]:
+def _or_none(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def fake_results(*arguments: Any, **options: Any) -> dict[str, Any]:
+    """The results that `make_results` makes, as `results.json` holds them."""
+    return make_results(*arguments, **options).to_json_object()
+
+
+def make_ancestors(*num_steps: int, model: str = "org/first", dataset: str = "uoft-cs/cifar100") -> list[Ancestor]:
+    """Ancestors that end with these steps; those after the first have a number in their names."""
+    suffixes = ["", *(f"-{number}" for number in range(2, len(num_steps) + 1))]
+    return [
+        Ancestor(model + suffix, count, dataset + suffix, f"step{count}", "0a" * 20, "some_method")
+        for suffix, count in zip(suffixes, num_steps, strict=True)
+    ]
+
+
+def up_to_step(results: RunResults, step: int) -> RunResults:
+    """The copy of `results` that belongs into the folder of `step`."""
+    steps = results.steps[:step]
+    accuracies = np.array([one.accuracy for one in steps], dtype=float)
+    return replace(
+        results,
+        steps=steps,
+        average_incremental_accuracy=_or_none(accuracies.mean()),
+        last_accuracy=steps[-1].accuracy,
+        forgetting=steps[-1].forgetting,
+        backward_transfer=steps[-1].backward_transfer,
+    )
+
+
+def with_calibration(results: RunResults, num_images: int = 400) -> RunResults:
     """The same run with the bins of an overconfident model after each step, and the error that they give."""
     steps = []
-    for row in results["steps"]:
-        generator = np.random.default_rng([row["step"], results["seed"]])
+    for step in results.steps:
+        generator = np.random.default_rng([step.step, results.seed])
         confidences = generator.beta(4, 1.2, num_images)
         correct = generator.random(num_images) < confidences**1.6
-        held = np.minimum((confidences * 15).astype(int), 14)
+        numbers = np.minimum((confidences * 15).astype(int), 14)
+        masks = [numbers == number for number in np.unique(numbers)]
         bins = [
-            {
-                "confidence": float(confidences[held == number].mean()),
-                "accuracy": float(correct[held == number].mean()),
-                "count": int((held == number).sum()),
-            }
-            for number in np.unique(held)
+            ReliabilityBin(float(confidences[mask].mean()), float(correct[mask].mean()), int(mask.sum()))
+            for mask in masks
         ]
-        gaps = [each["count"] / num_images * abs(each["confidence"] - each["accuracy"]) for each in bins]
-        steps.append({**row, "calibration": bins, "expected_calibration_error": float(sum(gaps))})
-    return {**results, "steps": steps}
+        error = sum(entry.count * abs(entry.confidence - entry.accuracy) for entry in bins) / num_images
+        known = replace(step, calibration=tuple(bins), expected_calibration_error=error)
+        steps.append(step if step.accuracy is None else known)
+    return replace(results, steps=tuple(steps))
 
 
-def continued(
-    results: dict[str, Any],
-    *num_steps: int,
-    model: str = "org/dytox-cifar100",
-    dataset: str = "uoft-cs/cifar100",
-    revision: str | None = None,
-) -> dict[str, Any]:
-    """
-    The same run as one that continues models of so many steps, learned on other data sets: the first of these has no
-    images in common with later ones, the others are told apart by their names alone.
-    """
-    names = [f"{text}-{i}" if i > 1 else text for i in range(1, len(num_steps) + 1) for text in (model, dataset)]
-    ancestors = [
-        {
-            "model": name,
-            "revision": revision or f"step{count}",
-            "commit": "0a" * 20,
-            "num_steps": count,
-            "dataset": data,
-        }
-        for name, data, count in zip(names[::2], names[1::2], num_steps, strict=True)
-    ]
-    steps = []
-    for row in results["steps"]:
-        per_step = list(row["accuracy_per_step"])
-        if row["step"] > num_steps[0]:
-            per_step[: num_steps[0]] = [None] * num_steps[0]
-        measured = [value for value in per_step if value is not None]
-        mean = sum(measured) / len(measured)
-        steps.append({**row, "accuracy_per_step": per_step, "accuracy": mean, "top5_accuracy": min(1.0, mean + 0.02)})
-    return up_to_step({**results, "steps": steps, "ancestors": ancestors}, len(steps))
-
-
-def up_to_step(results: dict[str, Any], step: int) -> dict[str, Any]:
-    """The copy of `results` that belongs into the folder of `step`, its summary computed by numpy's own means."""
-    steps = results["steps"][:step]
-    matrix = np.full((step, step), np.nan)
-    for i, row in enumerate(steps):
-        matrix[i, : i + 1] = np.array(row["accuracy_per_step"], dtype=float)
-    summary: dict[str, float | None] = {"forgetting": None, "backward_transfer": None}
-    if np.isfinite(matrix[-1, :-1]).any():
-        best_before = np.nanmax(matrix[:-1, :-1], axis=0)
-        summary["forgetting"] = float(np.nanmean(best_before - matrix[-1, :-1]))
-        summary["backward_transfer"] = float(np.nanmean(matrix[-1, :-1] - np.diag(matrix)[:-1]))
-    summary["average_incremental_accuracy"] = float(np.mean([row["accuracy"] for row in steps]))
-    summary["last_accuracy"] = steps[-1]["accuracy"]
-    return {**results, "steps": steps, **summary}
-
-
-def write_trained_files(folder: Path, results: dict[str, Any], step: int) -> Path:
+def write_trained_files(folder: Path, results: RunResults, step: int) -> Path:
     """What training leaves for `hub`: every file of the step folder but card and figures."""
     folder.mkdir(parents=True)
     own = up_to_step(results, step)
+    own.write(folder / "results.json")
     write_json(folder / "config.json", _config(own))
-    write_json(folder / "results.json", own)
     write_json(folder / "preprocessor_config.json", {"image_processor_type": "ViTImageProcessor"})
-    weights = {"task_tokens": np.arange(8 * step, dtype=np.float32).reshape(step, 8)}
+    weights = {"tokens": np.arange(8 * step, dtype=np.float32).reshape(step, 8)}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    for name in REMOTE_CODE:
-        (folder / name).write_text(f'"""Stands for {name}."""\n')
+    (folder / "configuration_dytox.py").write_text('"""Stands for the configuration."""\n')
+    (folder / "modeling_dytox.py").write_text("from .configuration_dytox import Configuration\n")
     write_recipe(folder, results)
     return folder
 
 
-def write_recipe(folder: Path, results: dict[str, Any]) -> None:
+def write_recipe(folder: Path, results: RunResults) -> None:
     """A `training_config.yaml` as training writes it."""
-    recipe = {"dataset_name": results["dataset"], "method": results["method"], "num_epochs": 2}
+    recipe = {"dataset_name": results.dataset, "method": results.method, "num_epochs": 2}
     (folder / "training_config.yaml").write_text(yaml.safe_dump(recipe))
 
 
-def _config(own: dict[str, Any]) -> dict[str, Any]:
-    stops = [row["num_seen_classes"] for row in own["steps"]]
-    names = [name for row in own["steps"] for name in row["classes"]]
+def _config(results: RunResults) -> dict[str, Any]:
+    stops = [step.num_seen_classes for step in results.steps]
     return {
-        "model_type": "dytox",
+        "auto_map": {"AutoModelForImageClassification": "modeling_dytox.Model"},
         "class_ranges": [list(pair) for pair in zip([0, *stops], stops, strict=False)],
-        "num_task_tokens": len(own["steps"]),
-        "id2label": {str(label): name for label, name in enumerate(names)},
+        "id2label": dict(enumerate(results.class_names)),
+        "problem_type": "multi_label_classification",
     }
 
 
-def write_run(output_dir: Path, results: dict[str, Any] | None = None, *, hub_model_id: str | None = None) -> Path:
+def write_run(
+    output_dir: Path, results: RunResults | Mapping[str, Any] | None = None, *, hub_model_id: str | None = None
+) -> Path:
     """`OUTPUT_DIR` of a finished run: `results.json` and the complete folders of the steps that it learned itself."""
-    results = results or fake_results()
-    learned_before = max((each["num_steps"] for each in results.get("ancestors", [])), default=0)
-    for row in results["steps"][learned_before:]:
-        folder = write_trained_files(output_dir / f"step{row['step']}", results, row["step"])
-        complete_step_folder(folder, hub_model_id)
-    write_json(output_dir / "results.json", results)
+    results = make_results() if results is None else results
+    results = results if isinstance(results, RunResults) else RunResults.from_dict(results)
+    for step in results.steps[results.first_own_step - 1 :]:
+        add_card_and_figures(write_trained_files(output_dir / f"step{step.step}", results, step.step), hub_model_id)
+    results.write(output_dir / "results.json")
     return output_dir
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes `content` as UTF-8 JSON, names as they are unless UTF-8 cannot hold them."""
-    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes `content` as JSON in ASCII: escapes stand for what UTF-8 cannot hold."""
+    path.write_text(json.dumps(content, indent=2))

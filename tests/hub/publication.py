@@ -33,13 +33,13 @@ class Publication:
         """The arguments of `python -m hub.publish`."""
         return [str(self.run), "--hub_model_id", self.repo, *options]
 
-    def start(self) -> "subprocess.Popen[str]":
+    def start(self, *options: str) -> "subprocess.Popen[str]":
         """Starts the command."""
-        return self.hub.start_client("-m", "hub.publish", *self.arguments(), **self.env)
+        return self.hub.start_client("-m", "hub.publish", *self.arguments(*options), **self.env)
 
     def publish(self, *options: str) -> "subprocess.CompletedProcess[str]":
         """Runs the command to its end."""
-        return self.hub.finish(self.hub.start_client("-m", "hub.publish", *self.arguments(*options), **self.env))
+        return self.hub.finish(self.start(*options))
 
     def published(self, *options: str) -> list[str]:
         """The lines that the command prints; it must succeed."""
@@ -132,9 +132,5 @@ def succeeds(done: "subprocess.CompletedProcess[str]") -> bool:
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
-    """
-    Every file below a folder by its relative path, but for cards written aside, which never go up: who is killed
-    before renaming one leaves it.
-    """
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".README.md.")]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    """Every file below a folder by its relative path."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

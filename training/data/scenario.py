@@ -7,10 +7,15 @@ from typing import Literal
 import numpy as np
 
 from hub.run.errors import InputError
+from hub.run.text import printable
 from training.arguments import DataArguments
 from training.data.class_order import resolve_class_order
 from training.data.examples import Examples, concatenate
 from training.data.splits import LabelledSplits
+
+
+# With more classes, only the one with the fewest images and the one with the most are named.
+MAX_LISTED_CLASSES = 20
 
 
 @dataclass(frozen=True)
@@ -68,14 +73,17 @@ class Scenario:
         train (`Examples`): training images of all steps.
         test (`Examples`): test images of all steps, and those that there are of classes known before.
         known (`LearnedClasses`): what a continued model had learned before these steps.
-        test_split (`str`): name of the split that the test images are of.
+        train_split, test_split (`str`): names of the splits that the images are of.
+        left_out (`Sequence[str]`): what of the data set is not used and why, a line each.
     """
 
     steps: list[Step]
     train: Examples
     test: Examples
     known: LearnedClasses
+    train_split: str = "train"
     test_split: str = "test"
+    left_out: Sequence[str] = ()
 
     @property
     def class_names(self) -> list[str]:
@@ -86,6 +94,12 @@ class Scenario:
     def num_steps(self) -> int:
         """Steps after which all classes are learned, those of a continued model included."""
         return self.steps[-1].number
+
+    def describe(self) -> list[str]:
+        """How many images of each class each split has, and what is left out: a line each."""
+        splits = {self.train_split: self.train, self.test_split: self.test}
+        counts = [_describe_counts(name, examples.labels, self.class_names) for name, examples in splits.items()]
+        return [*counts, *(f"Left out: {line}" for line in self.left_out)]
 
     def steps_after(self, number: int) -> list[Step]:
         """The steps that follow step `number`; all for 0."""
@@ -98,6 +112,21 @@ class Scenario:
     def seen_test(self, step: Step) -> Examples:
         """Test images of all classes seen up to `step`."""
         return self.test.of_classes(0, step.num_seen_classes)
+
+
+def _describe_counts(split: str, labels: np.ndarray, class_names: Sequence[str]) -> str:
+    counts = np.bincount(labels, minlength=len(class_names))
+    present = np.flatnonzero(counts)
+    line = f"{split}: {len(labels):,} images of {len(present)} classes"
+    if len(present) <= MAX_LISTED_CLASSES:
+        return (
+            f"{line}: {', '.join(f'{printable(class_names[label])} {counts[label]:,}' for label in present.tolist())}"
+        )
+    fewest, most = int(present[counts[present].argmin()]), int(present[counts[present].argmax()])
+    return (
+        f"{line}, from {counts[fewest]:,} ({printable(class_names[fewest])}) to {counts[most]:,} "
+        f"({printable(class_names[most])}) a class"
+    )
 
 
 def make_scenario(splits: LabelledSplits, arguments: DataArguments, known: LearnedClasses | None = None) -> Scenario:
@@ -128,7 +157,9 @@ def make_scenario(splits: LabelledSplits, arguments: DataArguments, known: Learn
         parts = [train.of_classes(*class_range), *([] if steps else [merged])]
         class_names = [names[label] for label in order[start:stop]]
         steps.append(Step(known.num_steps + len(steps) + 1, class_names, class_range, concatenate(parts)))
-    return Scenario(steps, concatenate([train, merged]), test, known, splits.test_split)
+    return Scenario(
+        steps, concatenate([train, merged]), test, known, splits.train_split, splits.test_split, splits.left_out
+    )
 
 
 def _only_new(order: list[int], names: Sequence[str], known: LearnedClasses) -> list[int]:

@@ -10,7 +10,6 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
 from hub.run.errors import InputError, first_line
-from hub.run.text import printable
 from training.arguments import DataArguments
 from training.data.digits import load_digits_dataset
 from training.data.examples import Examples, Transparency
@@ -18,8 +17,6 @@ from training.data.inventory import Inventory, is_image_folder
 
 
 BUILT_IN = {"digits": load_digits_dataset}
-# With more classes, only the one with the fewest images and the one with the most are shown.
-MAX_LISTED_CLASSES = 20
 
 
 @dataclass(frozen=True)
@@ -41,27 +38,6 @@ class LabelledSplits:
     train_split: str = "train"
     test_split: str = "test"
     left_out: Sequence[str] = ()
-
-    def describe(self) -> list[str]:
-        """How many images each split has, of which classes, and what is left out: a line each."""
-        names = {self.train_split: self.train, self.test_split: self.test}
-        lines = [_counts(split, examples.labels, self.class_names) for split, examples in names.items()]
-        return [*lines, *(f"Left out: {line}" for line in self.left_out)]
-
-
-def _counts(split: str, labels: np.ndarray, class_names: Sequence[str]) -> str:
-    counts = np.bincount(labels, minlength=len(class_names))
-    present = np.flatnonzero(counts)
-    line = f"{split}: {len(labels):,} images of {len(present)} classes"
-    if len(present) <= MAX_LISTED_CLASSES:
-        return (
-            f"{line}: {', '.join(f'{printable(class_names[label])} {counts[label]:,}' for label in present.tolist())}"
-        )
-    fewest, most = int(present[counts[present].argmin()]), int(present[counts[present].argmax()])
-    return (
-        f"{line}, from {counts[fewest]:,} ({printable(class_names[fewest])}) to {counts[most]:,} "
-        f"({printable(class_names[most])}) a class"
-    )
 
 
 def load_splits(arguments: DataArguments) -> LabelledSplits:
@@ -91,21 +67,22 @@ def load_splits(arguments: DataArguments) -> LabelledSplits:
     )
 
 
-def load_test_split(arguments: DataArguments) -> tuple[Examples, list[str]]:
+def load_test_split(arguments: DataArguments) -> tuple[Examples, list[str], Sequence[str]]:
     """
     Loads the test split alone of the data set that the options name; it needs no training split.
 
     Returns:
-        `tuple[Examples, list[str]]`: the test images, with label ids of the data set, and the name of each label id.
+        `tuple[Examples, list[str], Sequence[str]]`: the test images, with label ids of the data set, the name of each
+        label id, and what is left out, a line each.
 
     Raises:
         InputError: the data set, the split or a column does not exist or cannot be used.
     """
-    dataset, _ = _load(arguments)
+    dataset, left_out = _load(arguments)
     test = _split(dataset, arguments.test_split or _find_test_split(dataset), "test_split")
     image_column, label_column = _find_columns(arguments, {"test": test})
     class_names, labels = _label_ids_of_one(dataset, test, label_column)
-    return _examples(test, image_column, labels, arguments.transparency), class_names
+    return _examples(test, image_column, labels, arguments.transparency), class_names, left_out
 
 
 def _load(arguments: DataArguments) -> tuple[DatasetDict, Sequence[str]]:

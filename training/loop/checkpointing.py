@@ -1,10 +1,10 @@
 """
 The state of a run at its last epoch boundaries, from which it resumes.
 
-A state holds what training changes: the config of the model, model, auxiliary modules, optimizer, loss scale. What
-follows from the recipe is not in it: the learning rate follows from the epoch, and every random draw from the seed,
+A state holds what training changes: the config of the model, model, auxiliary modules, optimizer, loss scale. It does
+not hold what follows from the recipe: the learning rate follows from the epoch, and every random draw from the seed,
 step, phase and epoch (see [`training.seeding`]), so there are no random streams to save. Teacher and memory come from
-the folders of the run.
+the folder of the run.
 """
 
 import hashlib
@@ -29,9 +29,13 @@ from training.loop.disk import disk_errors_named
 
 logger = logging.get_logger(__name__)
 
-# The newest state, and the one before it should the newest turn out damaged.
+# The newest state, and the one before it in case the newest is damaged.
 NUM_NEWEST_KEPT = 2
 FILE_NAME = re.compile(r"step(\d+)_phase(\d+)_epoch(\d+)\.safetensors")
+# Fields of a state beside its tensors.
+FIELDS = ("position", "train_seconds", "num_log_records", "loss_scale", "config")
+# Where [`tensors_of`] puts the weights of the model.
+MODEL_PREFIX = "learner.model."
 
 
 class Position(NamedTuple):
@@ -55,10 +59,10 @@ class TrainingState:
     A run at an epoch boundary.
 
     Args:
-        position (`Position`): which one.
+        position (`Position`): the boundary.
         train_seconds (`float`): time spent on the step so far.
         num_log_records (`int`): records of `log.jsonl` so far.
-        loss_scale (`dict[str, Any]`, *optional*): state of the loss scale of float16.
+        loss_scale (`dict[str, Any]`, *optional*): state of the scaler of float16; None in other precisions.
         config (`dict[str, Any]`): of the model: its shape may change within a step.
         tensors (`dict[str, Tensor]`): model, auxiliary modules and optimizer, see [`tensors_of`].
     """
@@ -73,12 +77,11 @@ class TrainingState:
     @property
     def model_tensors(self) -> dict[str, Tensor]:
         """The weights of the model, by name."""
-        return {name.removeprefix(_MODEL): tensor for name, tensor in self.tensors.items() if name.startswith(_MODEL)}
-
-
-# Where [`tensors_of`] puts the weights of the model.
-_MODEL = "learner.model."
-FIELDS = ("position", "train_seconds", "num_log_records", "loss_scale", "config")
+        return {
+            name.removeprefix(MODEL_PREFIX): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(MODEL_PREFIX)
+        }
 
 
 class Checkpoints:
@@ -95,8 +98,11 @@ class Checkpoints:
     def save(self, state: TrainingState) -> None:
         """
         Adds a state as the newest, then deletes all but it, the one before, and the last of each earlier phase of the
-        step, which does not need what came after it. A run that went back to an earlier state leaves those it could
-        not use behind.
+        step, which can be used even where the memory updated after it is damaged. States of a later position were
+        unusable, as the run resumed from before them: they are deleted.
+
+        Args:
+            state (`TrainingState`): what to save.
 
         Raises:
             InputError: the disk is full, or cannot be written.
@@ -109,7 +115,7 @@ class Checkpoints:
                 file.unlink()
 
     def newest_first(self, step: int) -> Iterator[TrainingState]:
-        """The states within `step`; a damaged one is named in a warning and left out."""
+        """The states within `step`; a damaged one is named in a warning and skipped."""
         for path in self._files():
             if _position_of(path).step != step:
                 continue
@@ -119,7 +125,7 @@ class Checkpoints:
                 logger.warning(f"{error} The run resumes from before it.")
 
     def clear(self) -> None:
-        """Deletes all states: the step they belong to is complete."""
+        """Deletes all states: the step they belong to is finished."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _superseded_by(self, newest: Position) -> set[Path]:
@@ -143,18 +149,24 @@ def tensors_of(learner: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str
 
 
 def load_tensors(tensors: Mapping[str, Tensor], learner: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Puts what [`tensors_of`] gave back into a learner and an optimizer made in the same way."""
-    of_learner: dict[str, Tensor] = {}
-    of_optimizer: dict[int, dict[str, Tensor]] = {}
+    """
+    Loads the result of [`tensors_of`].
+
+    Args:
+        tensors (`Mapping[str, Tensor]`): as `tensors_of` gave them.
+        learner (`nn.Module`), optimizer (`torch.optim.Optimizer`): made in the same way as the ones they are of.
+    """
+    learner_state: dict[str, Tensor] = {}
+    optimizer_state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         owner, _, name = key.partition(".")
         if owner == "learner":
-            of_learner[name] = tensor
+            learner_state[name] = tensor
         else:
             parameter, _, name = name.partition(".")
-            of_optimizer.setdefault(int(parameter), {})[name] = tensor
-    learner.load_state_dict(of_learner)
-    optimizer.load_state_dict({"state": of_optimizer, "param_groups": optimizer.state_dict()["param_groups"]})
+            optimizer_state.setdefault(int(parameter), {})[name] = tensor
+    learner.load_state_dict(learner_state)
+    optimizer.load_state_dict({"state": optimizer_state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _position_of(path: Path) -> Position:

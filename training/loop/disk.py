@@ -1,4 +1,4 @@
-"""What goes wrong with a disk, in one line."""
+"""Errors of the disk, in one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,10 @@ from hub.run.errors import InputError, one_line
 @contextmanager
 def disk_errors_named(path: Path) -> Iterator[None]:
     """
-    Turns what goes wrong with the disk while `path` is written into one line.
+    Turns errors of the disk in the block into one line.
+
+    Args:
+        path (`Path`): what is written.
 
     Raises:
         InputError: the disk is full, or `path` cannot be written.

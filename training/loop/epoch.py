@@ -1,4 +1,4 @@
-"""One epoch of training: batches to losses, losses to gradients, gradients to optimizer steps."""
+"""One epoch of training: batches to losses, losses to gradients, gradients to updates of the weights."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -26,7 +26,7 @@ class EpochTrainer:
         normalize (`Normalizer`): makes pixels the input of the model.
         num_classes (`int`): classes seen so far.
         mixup (`Mixup`, *optional*): mixes the images of a batch.
-        sharpness (`SharpnessAwareMinimization`, *optional*): takes gradients uphill of the weights.
+        sam (`SharpnessAwareMinimization`, *optional*): moves the weights uphill before gradients are taken.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class EpochTrainer:
         normalize: Normalizer,
         num_classes: int,
         mixup: Mixup | None = None,
-        sharpness: SharpnessAwareMinimization | None = None,
+        sam: SharpnessAwareMinimization | None = None,
     ) -> None:
         self.accelerator = accelerator
         self.learner = learner
@@ -45,38 +45,48 @@ class EpochTrainer:
         self.normalize = normalize
         self.num_classes = num_classes
         self.mixup = mixup
-        self.sharpness = sharpness
+        self.sam = sam
 
-    def train(self, steps: Iterator[list[Batch]], progress: tqdm) -> dict[str, float]:
-        """Trains one epoch; returns the mean of each term of the loss over its optimizer steps and processes."""
+    def train(self, updates: Iterator[list[Batch]], progress: tqdm) -> dict[str, float]:
+        """
+        Trains one epoch.
+
+        Args:
+            updates (`Iterator[list[Batch]]`): for each update the batches of this process, at least one.
+            progress (`tqdm`): counts the updates.
+
+        Returns:
+            `dict[str, float]`: the mean of each term of the loss over updates and processes.
+        """
         sums: dict[str, Tensor] = {}
         count = 0
-        for batches in steps:
-            for name, term in self._optimizer_step(batches).items():
+        for batches in updates:
+            for name, term in self._update(batches).items():
                 sums[name] = sums.get(name, 0) + term
             progress.update()
             count += 1
         means = self.accelerator.reduce(torch.stack(list(sums.values())) / count, reduction="mean")
         return dict(zip(sums, means.tolist(), strict=True))
 
-    def _optimizer_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """One update of the weights; returns the terms of the loss before it, on this process."""
+    def _update(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Updates the weights once; returns the terms of the loss before it, on this process."""
         inputs = [(batch.weight, self._inputs(batch)) for batch in batches]
         terms = self._backward(inputs)
-        if self.sharpness is not None:
-            self.sharpness.ascend()
+        if self.sam is not None:
+            self.sam.ascend()
             self.optimizer.zero_grad()
             self._backward(inputs)
-            self.sharpness.descend()
+            self.sam.descend()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return terms
 
     def _backward(self, inputs: Sequence[tuple[float, tuple[Tensor, Tensor]]]) -> dict[str, Tensor]:
+        """Adds up the gradients of weighted batches; returns the sum of each term of their losses."""
         sums: dict[str, Tensor] = {}
         for position, (weight, batch) in enumerate(inputs):
             is_last = position == len(inputs) - 1
-            # Processes exchange gradients once an optimizer step.
+            # Processes exchange gradients once an update.
             with nullcontext() if is_last else self.accelerator.no_sync(self.learner):
                 terms = self.learner(*batch)
                 self.accelerator.backward(weight * torch.stack(list(terms.values())).sum())
@@ -85,6 +95,7 @@ class EpochTrainer:
         return sums
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Pixel values and targets on the device, mixed where MixUp is on."""
         device = self.accelerator.device
         pixel_values = self.normalize(batch.images.to(device, non_blocking=True))
         labels = batch.labels.to(device, non_blocking=True)

@@ -34,13 +34,12 @@ class Evaluation:
 
     Args:
         accuracy, top5_accuracy, expected_calibration_error, old_new_bias, task_aware_accuracy (`float`, *optional*):
-            None unless every class has test images. `old_new_bias` is None after step 1 as well, when there are no
-            old classes, and the task-aware accuracies where they were not asked for.
+            None unless every class has test images. `old_new_bias` is also None after step 1, when there are no old
+            classes, and the task-aware accuracies where they were not asked for.
         accuracy_per_step, task_aware_accuracy_per_step (`list[float | None]`): None for a step without test images.
         calibration (`list[ReliabilityBin]`, *optional*): the bins that give the expected calibration error.
-        accuracy_of_measured (`float`, *optional*): accuracy on the test images that there are, where `accuracy` is
-            None.
-        measured_labels (`list[int]`, *optional*): label ids of the classes that these images are of.
+        accuracy_of_measured (`float`, *optional*): accuracy on the test images that exist, where `accuracy` is None.
+        measured_labels (`list[int]`, *optional*): label ids of the classes of these images.
     """
 
     accuracy: float | None
@@ -62,9 +61,7 @@ class Evaluation:
             class_names (`Sequence[str]`): all classes seen, by label id.
             **fields: the other fields of [`hub.run.results.StepResults`].
         """
-        named = None if self.measured_labels is None else tuple(class_names[label] for label in self.measured_labels)
-        bins = None if self.calibration is None else tuple(results.ReliabilityBin(**held) for held in self.calibration)
-        per_step = self.task_aware_accuracy_per_step
+        labels, bins, per_step = self.measured_labels, self.calibration, self.task_aware_accuracy_per_step
         return StepResults(
             accuracy=self.accuracy,
             top5_accuracy=self.top5_accuracy,
@@ -73,9 +70,9 @@ class Evaluation:
             old_new_bias=self.old_new_bias,
             task_aware_accuracy=self.task_aware_accuracy,
             task_aware_accuracy_per_step=None if per_step is None else tuple(per_step),
-            calibration=bins,
+            calibration=None if bins is None else tuple(results.ReliabilityBin(**content) for content in bins),
             accuracy_of_measured=self.accuracy_of_measured,
-            measured_classes=named,
+            measured_classes=None if labels is None else tuple(class_names[label] for label in labels),
             **fields,
         )
 
@@ -88,7 +85,7 @@ class Evaluator:
         accelerator (`Accelerator`): processes and device.
         processor (`ViTImageProcessor`): of the model.
         batch_size (`int`): images of a batch.
-        num_workers (`int`): processes that load images.
+        num_workers (`int`): processes that load images; 0 loads them in this one.
     """
 
     def __init__(
@@ -106,9 +103,12 @@ class Evaluator:
         Args:
             model (`DyToxForImageClassification`): what to measure.
             test (`Examples`): images of the classes of the steps.
-            task_aware (`bool`): also measure accuracy with the step of each image given, so that only the classes of
-                that step compete. This is the task-incremental setting, which users ask for; it is the easier one,
-                and not comparable with class-incremental accuracy. No other number is ever told the step.
+            task_aware (`bool`): whether to also measure accuracy with the step of each image given, so that only the
+                classes of that step compete. This is the task-incremental setting, which is easier: the accuracy
+                cannot be compared with the class-incremental one. No other number uses the step of an image.
+
+        Returns:
+            `Evaluation`: the accuracies.
 
         Raises:
             FloatingPointError: the model gives logits that are not finite.
@@ -123,7 +123,18 @@ class Evaluator:
         embed: Callable[[DyToxForImageClassification, Tensor], Tensor],
         prepare: Prepare,
     ) -> np.ndarray:
-        """Embeddings `(n, d)` of the examples, in order; `prepare` turns images into pixel values."""
+        """
+        Embeddings of examples, for herding.
+
+        Args:
+            model (`DyToxForImageClassification`): what embeds.
+            examples (`Examples`): images.
+            embed: gives the embeddings `(B, d)` of pixel values.
+            prepare (`Prepare`): turns images into pixel values.
+
+        Returns:
+            `np.ndarray` of shape `(n, d)`: the embeddings, in the order of the examples.
+        """
         return self._run(model, examples, lambda pixel_values: embed(model, pixel_values), prepare)
 
     @torch.no_grad()
@@ -136,12 +147,12 @@ class Evaluator:
     ) -> np.ndarray:
         was_training = model.training
         model.eval()
-        mine = list(self._outputs(examples, forward, prepare))
+        outputs = list(self._outputs(examples, forward, prepare))
         model.train(was_training)
         # Process r holds batches r, r + processes, ...: put them back into the order of the examples.
-        of_all = gather_object([mine]) if self.accelerator.num_processes > 1 else [mine]
-        rounds = range(max(map(len, of_all)))
-        return np.concatenate([outputs[batch] for batch in rounds for outputs in of_all if batch < len(outputs)])
+        processes = gather_object([outputs]) if self.accelerator.num_processes > 1 else [outputs]
+        rounds = range(max(map(len, processes)))
+        return np.concatenate([batches[turn] for turn in rounds for batches in processes if turn < len(batches)])
 
     def _outputs(
         self, examples: Examples, forward: Callable[[Tensor], Tensor], prepare: Prepare
@@ -155,7 +166,7 @@ class Evaluator:
             self.accelerator.num_processes,
         )
         for batch in loader:
-            # In the precision of the weights, whatever training used: what is measured is what is published.
+            # In the precision of the weights, not of training: what is measured is what is published.
             yield forward(batch.images.to(self.accelerator.device, non_blocking=True)).cpu().numpy()
 
 
@@ -168,53 +179,56 @@ def summarize(
     Args:
         logits (`np.ndarray` of shape `(n, C)`): of all classes seen.
         labels (`np.ndarray` of shape `(n,)`): label ids.
-        class_ranges: for each step its half-open range `[start, stop)` of label ids.
+        class_ranges (`Sequence[Sequence[int]]`): for each step its half-open range `[start, stop)` of label ids.
         task_aware (`bool`): whether to measure the task-aware accuracies.
+
+    Returns:
+        `Evaluation`: the accuracies.
 
     Raises:
         FloatingPointError: a logit is not finite.
     """
     _check_finite(logits)
-    predictions = logits.argmax(axis=1)
-    correct = predictions == labels
-    measured = Evaluation(
-        accuracy=None,
-        top5_accuracy=None,
-        accuracy_per_step=_mean_per_step(correct, labels, class_ranges),
-        expected_calibration_error=None,
-        old_new_bias=None,
-    )
+    correct = logits.argmax(axis=1) == labels
+    per_step = _mean_per_step(correct, labels, class_ranges)
+    measured = Evaluation(None, None, per_step, None, None)
+    has_all_classes = len(np.unique(labels)) == class_ranges[-1][1]
     if task_aware:
-        task_aware_correct = task_aware_predictions(logits, labels, class_ranges) == labels
-        per_step = _mean_per_step(task_aware_correct, labels, class_ranges)
-        measured = replace(measured, task_aware_accuracy_per_step=per_step)
-    measured_labels = np.unique(labels).tolist()
-    if len(measured_labels) < class_ranges[-1][1]:
-        return replace(measured, accuracy_of_measured=float(correct.mean()), measured_labels=measured_labels)
+        aware = task_aware_predictions(logits, labels, class_ranges) == labels
+        measured = replace(
+            measured,
+            task_aware_accuracy=float(aware.mean()) if has_all_classes else None,
+            task_aware_accuracy_per_step=_mean_per_step(aware, labels, class_ranges),
+        )
+    accuracy = float(correct.mean())
+    if not has_all_classes:
+        return replace(measured, accuracy_of_measured=accuracy, measured_labels=np.unique(labels).tolist())
+    return replace(measured, accuracy=accuracy, **_over_all_classes(logits, labels, class_ranges[-1][0]))
+
+
+def _over_all_classes(logits: np.ndarray, labels: np.ndarray, num_old_classes: int) -> dict[str, Any]:
+    """The fields of [`Evaluation`] beside accuracies that need test images of every class."""
+    predictions = logits.argmax(axis=1)
     confidences = sigmoid_confidences(logits)
-    num_old_classes = class_ranges[-1][0]
-    return replace(
-        measured,
-        accuracy=float(correct.mean()),
-        top5_accuracy=top_k_accuracy(logits, labels, k=5),
-        expected_calibration_error=expected_calibration_error(confidences, correct),
-        old_new_bias=old_new_bias(predictions, labels, num_old_classes).old_new_bias if num_old_classes else None,
-        task_aware_accuracy=float(task_aware_correct.mean()) if task_aware else None,
-        calibration=reliability_bins(confidences, correct),
-    )
+    return {
+        "top5_accuracy": top_k_accuracy(logits, labels, k=5),
+        "expected_calibration_error": expected_calibration_error(confidences, predictions == labels),
+        "old_new_bias": old_new_bias(predictions, labels, num_old_classes).old_new_bias if num_old_classes else None,
+        "calibration": reliability_bins(confidences, predictions == labels),
+    }
 
 
 def _mean_per_step(
     correct: np.ndarray, labels: np.ndarray, class_ranges: Sequence[Sequence[int]]
 ) -> list[float | None]:
-    of_steps = [correct[(labels >= start) & (labels < stop)] for start, stop in class_ranges]
-    return [float(of_step.mean()) if len(of_step) else None for of_step in of_steps]
+    steps = [correct[(labels >= start) & (labels < stop)] for start, stop in class_ranges]
+    return [float(step.mean()) if len(step) else None for step in steps]
 
 
 def _check_finite(logits: np.ndarray) -> None:
     broken = ~np.isfinite(logits).all(axis=1)
     if broken.any():
         raise FloatingPointError(
-            f"The logits of {broken.sum()} of {len(logits)} test images are not finite, so the model is of no use: "
-            "learn it again with a lower --learning_rate."
+            f"The logits of {broken.sum()} of {len(logits)} test images are not finite: learn the model again with a "
+            "lower --learning_rate, in another --output_dir or with --overwrite_output_dir."
         )

@@ -1,4 +1,4 @@
-"""Being stopped from outside: pre-emption by a cluster (SIGTERM) or Ctrl-C (SIGINT)."""
+"""Stopping on request: pre-emption by a cluster (SIGTERM) or Ctrl-C (SIGINT)."""
 
 import os
 import signal
@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-# Seconds after which an interruption that came to nothing is raised again.
-PATIENCE = 1.0
+# Seconds after which an interruption is raised again.
+REPEAT_SECONDS = 1.0
 
 
 class Interrupted(BaseException):
@@ -27,31 +27,30 @@ class Interrupted(BaseException):
 @contextmanager
 def interruptible() -> Iterator[None]:
     """
-    Within the context SIGTERM and SIGINT raise [`Interrupted`] in the main thread, again and again until the context
-    ends: where Python cannot let an exception out, as in a finalizer, it is lost.
+    Lets SIGTERM and SIGINT raise [`Interrupted`] in the main thread. It is raised again every second until the block
+    exits, since Python swallows an exception raised in a finalizer. Later signals are ignored: a launcher may pass on
+    one that the process has received already.
 
     Raises:
-        Interrupted: also in place of an error that came of the signal, as where the processes that load images got it
-            as well and the loader complains of their end.
+        Interrupted: also in place of an error that followed from the signal, e.g. that of a loader whose worker
+            processes were stopped by it as well.
     """
     received: list[int] = []
     process = os.getpid()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if os.getpid() != process:
-            # A child inherits this, e.g. one that loads images: it has nothing to say.
+            # A child inherits the handler, e.g. one that loads images: it has nothing to report.
             os._exit(128 + number)
-        received.append(number)
-        # Neither a second signal, e.g. of a launcher that passes on the first, nor the end of the processes that load
-        # images must break the clean end.
-        if len(received) == 1:
+        if not received:
+            received.append(number)
+            # Torch's handler raises when a process that loads images ends, even while the exit status is decided.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.signal(signal.SIGALRM, raise_again)
-            signal.setitimer(signal.ITIMER_REAL, PATIENCE, PATIENCE)
+            signal.signal(signal.SIGALRM, interrupt)
+            signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS, REPEAT_SECONDS)
             raise Interrupted(number)
-
-    def raise_again(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(received[0])
+        if number == signal.SIGALRM:
+            raise Interrupted(received[0])
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -61,7 +60,6 @@ def interruptible() -> Iterator[None]:
             raise Interrupted(received[0]) from error
         raise
     finally:
-        if received:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What a run shows and writes down while it trains: progress bars, `log.jsonl`, and a tracker if one is asked for."""
+"""What a run reports while it trains: progress bars, `log.jsonl`, and the tracker if one is asked for."""
 
 import json
 import time
@@ -15,7 +15,14 @@ from training.loop.disk import disk_errors_named
 
 
 def progress_bar(accelerator: Accelerator, items: Iterable[Any] | None = None, **options: Any) -> tqdm:
-    """A bar that shows on the main process alone, and only in a terminal; `options` are those of `tqdm`."""
+    """
+    A bar that shows on the main process alone, and only in a terminal.
+
+    Args:
+        accelerator (`Accelerator`): gives the main process.
+        items (`Iterable`, *optional*): what to iterate over.
+        **options: of `tqdm`.
+    """
     disable = None if accelerator.is_main_process else True
     return tqdm(items, disable=disable, leave=False, dynamic_ncols=True, **options)
 
@@ -25,7 +32,7 @@ class RunLog:
     Appends records to `output_dir/log.jsonl` and to the tracker of the accelerator, from the main process alone.
 
     Args:
-        accelerator (`Accelerator`): knows the main process and the tracker.
+        accelerator (`Accelerator`): gives the main process and the tracker.
         output_dir (`Path`): folder of the run.
     """
 
@@ -35,19 +42,25 @@ class RunLog:
         self.num_records = 0
 
     def resume_after_step(self, step: int) -> None:
-        """Goes on after the records of the last complete step; those of a step that broke off are dropped."""
+        """Drops the records after the last finished step, so that the next one follows."""
         if self.accelerator.is_main_process:
             self._keep([line for line, record in self._records() if record["step"] <= step])
 
     def resume_after_record(self, num_records: int) -> None:
-        """Goes on after so many records; later ones are dropped."""
+        """Drops all but the first `num_records` records, so that the next one follows."""
         if self.accelerator.is_main_process:
             self._keep([line for line, _ in self._records()][:num_records])
 
     def write(self, record: dict[str, Any]) -> None:
         """
-        Adds one record of numbers and names; `step` tells the step it belongs to. The tracker gets the numbers, those
-        of a list one by one, from `name/1` on.
+        Adds one record.
+
+        Args:
+            record (`dict[str, Any]`): numbers and names, with the `step` they belong to. The tracker gets the numbers,
+                those of a list one by one, from `name/1` on.
+
+        Raises:
+            InputError: the disk is full, or cannot be written.
         """
         if not self.accelerator.is_main_process:
             return
@@ -57,7 +70,7 @@ class RunLog:
         self.accelerator.log(dict(_numbers(record)), step=self.num_records)
 
     def _records(self) -> list[tuple[str, dict[str, Any]]]:
-        """The lines that are records, with what they hold; a line that was cut off or damaged is none."""
+        """The lines that are records, with their content; a line that was cut off or damaged is none."""
         if not self.path.exists():
             return []
         records = []
@@ -79,8 +92,8 @@ class RunLog:
 
 def _numbers(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in record.items():
-        values = {f"{name}/{place}": item for place, item in enumerate(value, 1)} if isinstance(value, list) else {}
-        for key, number in (values or {name: value}).items():
+        items = {f"{name}/{place}": item for place, item in enumerate(value, 1)} if isinstance(value, list) else {}
+        for key, number in (items or {name: value}).items():
             if isinstance(number, int | float):
                 yield key, number
 
@@ -90,11 +103,11 @@ class Stopwatch:
     The time that a step takes, over all the times it was resumed.
 
     Args:
-        already (`float`): seconds spent before.
+        seconds_before (`float`): spent on it before it was resumed.
     """
 
-    def __init__(self, already: float = 0.0) -> None:
-        self.started = time.perf_counter() - already
+    def __init__(self, seconds_before: float = 0.0) -> None:
+        self.started = time.perf_counter() - seconds_before
 
     @property
     def seconds(self) -> float:

@@ -1,4 +1,4 @@
-"""How the CPU's memory is handed out: large blocks are kept for the next layer instead of given back."""
+"""Keeps the pages of freed memory in the process, for the next layer to use."""
 
 import ctypes
 
@@ -8,14 +8,14 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 NEVER = 2**31 - 1
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_pages() -> bool:
     """
-    Lets this process keep the memory that it frees. The allocator of glibc otherwise gives every large block back to
-    the system at once, so that each layer of a model waits for fresh pages, filled with zeros, that the layer before
-    had a moment ago.
+    Lets this process keep the pages of memory that it frees. The allocator of glibc otherwise returns every large
+    block to the system at once, so that each layer of a model waits for the system to fill with zeros the pages that
+    the layer before has just returned.
 
     Returns:
-        `bool`: whether that was possible. Elsewhere than on Linux with glibc nothing changes.
+        `bool`: whether that was possible; where the allocator is not that of glibc nothing changes.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

@@ -1,10 +1,11 @@
-"""The training loop: runs the phases that a method asks for, on any number of processes."""
+"""Training through one phase of a step: epochs, schedule, log and saved states, on any number of processes."""
 
 import json
 import math
 import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,7 +17,7 @@ from tqdm.auto import tqdm
 from transformers import ViTImageProcessor
 
 from modeling_dytox import DyToxForImageClassification
-from training.arguments import Arguments
+from training.arguments import Arguments, OptimizationArguments
 from training.data.augmentation import Normalizer, make_mixup, make_train_transform
 from training.data.batches import Batches, PublishedBatches, Share, TrainingBatches
 from training.data.examples import Examples
@@ -33,15 +34,15 @@ from training.seeding import seed_everything
 
 class PhaseTrainer:
     """
-    Trains phases: one object serves a run and keeps nothing from phase to phase.
+    Trains phases. One object serves a run; it keeps nothing from phase to phase.
 
     Args:
         accelerator (`Accelerator`): processes, device and precision.
         arguments (`Arguments`): the options of the run.
         method (`Method`): gives the loss.
         processor (`ViTImageProcessor`): gives the normalisation.
-        log (`RunLog`): takes the losses of each epoch.
-        checkpoints (`Checkpoints`): take the state after each epoch.
+        log (`RunLog`): where the losses of each epoch are written.
+        checkpoints (`Checkpoints`): where the state after each epoch is saved.
         num_steps (`int`): steps of the run, for the progress bar.
     """
 
@@ -94,22 +95,23 @@ class PhaseTrainer:
         start = state.position if state else self._beginning(step, phase)
         seed = (self.options.seed, step.number, phase.name)
         learner, optimizer = self._make_learner(model, step, phase, seed)
-        schedule = self._schedule(optimizer, phase)
-        prepared, optimizer = self.accelerator.prepare(learner, optimizer)
-        self._restore(state, learner, optimizer)
-        trainer = self._epoch_trainer(prepared, optimizer, step, phase)
-        loader = self._loader(examples, phase, even=trainer.mixup is not None)
+        schedule = make_schedule(optimizer, phase, self.options)
+        trainer = self._epoch_trainer(learner, optimizer, step, phase)
+        self._restore(state, learner, trainer.optimizer)
+        loader = self._loader(examples, phase)
         progress = self._progress(step, phase, start.epoch, loader.batches)
         epochs = range(start.epoch, phase.epochs)
-        for epoch, batches in zip(epochs, loader.epochs(epochs, *seed), strict=True):
+        for epoch, updates in zip(epochs, loader.epochs(epochs, *seed), strict=True):
             seed_everything(*seed, epoch, process_index=self.accelerator.process_index)
             if schedule is not None:
                 schedule.step(max(epoch - 1, 0) if self.options.lagging_schedule else epoch)
-            train_mode_except_frozen(prepared)
+            train_mode_except_frozen(trainer.learner)
             started = time.perf_counter()
-            losses = trainer.train(batches, progress)
-            self._report(losses, step, phase, epoch, optimizer, loader.batches.num_drawn, started)
-            self._save(start._replace(epoch=epoch + 1), stopwatch, learner, optimizer)
+            losses = trainer.train(updates, progress)
+            speed = loader.batches.num_drawn / (time.perf_counter() - started)
+            place: dict[str, Any] = {"step": step.number, "phase": phase.name, "epoch": epoch + 1}
+            self._report(place, losses, trainer.optimizer.param_groups[0]["lr"], speed)
+            self._save(start._replace(epoch=epoch + 1), stopwatch, learner, trainer.optimizer)
         progress.close()
         # The accelerator would otherwise keep the learner and its optimizer for the rest of the run.
         self.accelerator.free_memory()
@@ -118,7 +120,7 @@ class PhaseTrainer:
     def _make_learner(
         self, model: DyToxForImageClassification, step: Step, phase: Phase, seed: tuple[int | str, ...]
     ) -> tuple[LossModule, torch.optim.Optimizer]:
-        """What trains in the phase, with auxiliary modules drawn by its seed."""
+        """What trains in the phase, and its optimizer; auxiliary modules are drawn by the seed of the phase."""
         seed_everything(*seed)
         freeze(model, phase.frozen)
         learner = LossModule(self.method, model, step, phase)
@@ -128,11 +130,10 @@ class PhaseTrainer:
         return learner, make_optimizer(learner, self.options.weight_decay, self.learning_rate(phase))
 
     def _beginning(self, step: Step, phase: Phase) -> Position:
-        names = [each.name for each in self.method.phases(step)]
-        return Position(step.number, names.index(phase.name), 0)
+        return Position(step.number, list(self.method.phases(step)).index(phase), 0)
 
     def _restore(self, state: TrainingState | None, learner: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Loads the state to resume from; without one it starts with a fresh loss scale, as the run did."""
+        """Loads the state to resume from; without one, the loss scale that the run began with."""
         if state is not None:
             load_tensors(state.tensors, learner, optimizer)
         if self.accelerator.scaler is not None:
@@ -143,16 +144,15 @@ class PhaseTrainer:
     ) -> None:
         def save() -> None:
             scaler = self.accelerator.scaler
-            self.checkpoints.save(
-                TrainingState(
-                    position,
-                    stopwatch.seconds,
-                    self.log.num_records,
-                    None if scaler is None else scaler.state_dict(),
-                    json.loads(learner.model.config.to_json_string(use_diff=False)),
-                    tensors_of(learner, optimizer),
-                )
+            state = TrainingState(
+                position=position,
+                train_seconds=stopwatch.seconds,
+                num_log_records=self.log.num_records,
+                loss_scale=None if scaler is None else scaler.state_dict(),
+                config=json.loads(learner.model.config.to_json_string(use_diff=False)),
+                tensors=tensors_of(learner, optimizer),
             )
+            self.checkpoints.save(state)
 
         on_main_process(self.accelerator, save)
 
@@ -161,28 +161,17 @@ class PhaseTrainer:
         per_images = self.options.learning_rate_batch_size
         return phase.learning_rate * (self.global_batch_size / per_images if per_images else 1.0)
 
-    def _schedule(self, optimizer: torch.optim.Optimizer, phase: Phase) -> CosineLRScheduler | None:
-        if phase.schedule == "constant":
-            return None
-        return CosineLRScheduler(
-            optimizer,
-            t_initial=phase.epochs,
-            lr_min=self.options.min_learning_rate,
-            warmup_t=min(self.options.warmup_epochs, phase.epochs // 4),
-            warmup_lr_init=self.options.warmup_learning_rate,
-        )
-
     def _epoch_trainer(
-        self, learner: nn.Module, optimizer: torch.optim.Optimizer, step: Step, phase: Phase
+        self, learner: LossModule, optimizer: torch.optim.Optimizer, step: Step, phase: Phase
     ) -> EpochTrainer:
+        """Prepares learner and optimizer for the processes, the device and the precision of the run."""
+        prepared, optimizer = self.accelerator.prepare(learner, optimizer)
         mixup = make_mixup(phase.mixup_alpha, phase.mixup_label_smoothing, step.num_seen_classes)
-        sharpness = None
+        sam = None
         if phase.sam_rho > 0:
-            trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-            sharpness = SharpnessAwareMinimization(trained, phase.sam_rho, phase.sam_adaptive)
-        return EpochTrainer(
-            self.accelerator, learner, optimizer, self.normalize, step.num_seen_classes, mixup, sharpness
-        )
+            trained = [parameter for parameter in prepared.parameters() if parameter.requires_grad]
+            sam = SharpnessAwareMinimization(trained, phase.sam_rho, phase.sam_adaptive)
+        return EpochTrainer(self.accelerator, prepared, optimizer, self.normalize, step.num_seen_classes, mixup, sam)
 
     def _progress(self, step: Step, phase: Phase, first_epoch: int, batches: Batches) -> tqdm:
         return progress_bar(
@@ -193,56 +182,74 @@ class PhaseTrainer:
             unit="update",
         )
 
-    def _loader(self, examples: Examples, phase: Phase, even: bool) -> TrainingLoader:
+    def _loader(self, examples: Examples, phase: Phase) -> TrainingLoader:
         share = Share(
             self.global_batch_size,
             self.options.gradient_accumulation_steps,
             self.accelerator.process_index,
             self.accelerator.num_processes,
-            even,
+            even=phase.mixup_alpha > 0,
         )
         batches: Batches
-        if phase.shuffle and phase.repeated_augmentation == 1:
-            batches = TrainingBatches(len(examples), share)
-        else:
+        if phase.full_batches_only:
             batches = PublishedBatches(
                 len(examples), share, repeats=phase.repeated_augmentation, shuffle=phase.shuffle
             )
+        else:
+            batches = TrainingBatches(len(examples), share)
         return TrainingLoader(examples, self.transform, batches, self.options.num_workers)
 
     def _report(
-        self,
-        losses: dict[str, float],
-        step: Step,
-        phase: Phase,
-        epoch: int,
-        optimizer: torch.optim.Optimizer,
-        num_images: int,
-        started: float,
+        self, place: dict[str, Any], losses: dict[str, float], learning_rate: float, images_per_second: float
     ) -> None:
+        """Writes the losses of an epoch to the log; `place` names the epoch."""
         total = sum(losses.values())
         if not math.isfinite(total):
             raise FloatingPointError(
-                f"The loss is {total} in step {step.number}, {phase.name}, epoch {epoch + 1} ({losses}): lower "
-                "--learning_rate or train in full precision."
+                f"The loss is {total} in step {place['step']}, {place['phase']}, epoch {place['epoch']} ({losses}): "
+                "lower --learning_rate or train in full precision, in another --output_dir or with "
+                "--overwrite_output_dir."
             )
-        seconds = time.perf_counter() - started
-        rate = optimizer.param_groups[0]["lr"]
+        terms = {f"loss/{name}": loss for name, loss in losses.items()}
         self.log.write(
-            {"step": step.number, "phase": phase.name, "epoch": epoch + 1, "learning_rate": rate}
-            | {f"loss/{name}": loss for name, loss in losses.items()}
-            | {"loss": total, "images_per_second": num_images / seconds}
+            place | {"learning_rate": learning_rate} | terms | {"loss": total, "images_per_second": images_per_second}
         )
 
 
+def make_schedule(
+    optimizer: torch.optim.Optimizer, phase: Phase, options: OptimizationArguments
+) -> CosineLRScheduler | None:
+    """The cosine schedule of a phase, with a warm-up of at most a quarter of its epochs; None for a constant rate."""
+    if phase.schedule == "constant":
+        return None
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=phase.epochs,
+        lr_min=options.min_learning_rate,
+        warmup_t=min(options.warmup_epochs, phase.epochs // 4),
+        warmup_lr_init=options.warmup_learning_rate,
+    )
+
+
 def make_optimizer(learner: LossModule, weight_decay: float, learning_rate: float) -> torch.optim.AdamW:
-    """AdamW on the parameters that train; biases, norms and gates do not decay."""
+    """
+    AdamW on the parameters that train.
+
+    Args:
+        learner (`LossModule`): what trains.
+        weight_decay (`float`): of matrices and tokens; biases, norms and gates do not decay.
+        learning_rate (`float`): peak of the phase, scaled to the global batch size.
+    """
     return torch.optim.AdamW(param_groups_weight_decay(learner, weight_decay), lr=learning_rate, fused=True)
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     """
     Lets every parameter train except those whose name matches one of `patterns`.
+
+    Args:
+        model (`nn.Module`): changed in place.
+        patterns (`Sequence[str]`): of names (`fnmatch`).
 
     Raises:
         ValueError: nothing is left to train.

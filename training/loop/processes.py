@@ -1,4 +1,4 @@
-"""The processes of a run: how they are set up, and what one does while the others wait."""
+"""The processes of a run: how they are set up, and what the main one does while the others wait."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,7 +15,7 @@ from training.arguments import Arguments
 def make_accelerator(arguments: Arguments) -> Accelerator:
     """Processes, device, precision and tracker of the run."""
     trackers = None if arguments.output.report_to == "none" else arguments.output.report_to
-    # Processes wait for the one that saves, however slow the disk is.
+    # Processes wait for the main one to save, even where the disk is slow.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=1))
     return Accelerator(
         log_with=trackers,
@@ -34,9 +34,13 @@ def on_main_process(accelerator: Accelerator, action: Callable[[], object]) -> N
     """
     Runs `action` on the main process; the others wait for it.
 
+    Args:
+        accelerator (`Accelerator`): the processes.
+        action (`Callable`): what to run; its result is dropped.
+
     Raises:
         InputError: `action` failed. Every process raises, or the others would wait for ever; the main process raises
-            what `action` raised.
+            the error of `action` itself.
     """
     failure: Exception | None = None
     if accelerator.is_main_process:
@@ -55,8 +59,13 @@ def check_agreement(accelerator: Accelerator, found: object, what: str) -> None:
     """
     Makes sure that every process found the same in the output folder.
 
+    Args:
+        accelerator (`Accelerator`): the processes.
+        found (`object`): what this process found; must compare equal.
+        what (`str`): names it in the error.
+
     Raises:
-        InputError: some found something else, e.g. a disk that lags behind; raised on every process.
+        InputError: some processes found something else, e.g. on a disk that lags behind; raised on every process.
     """
     all_found = gather_object([found])
     if any(other != found for other in all_found):

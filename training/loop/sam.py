@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation, which makes DyTox+ into DyTox++."""
+"""Sharpness-aware minimisation (SAM), which makes DyTox+ into DyTox++."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 class SharpnessAwareMinimization:
     """
-    Takes the gradient of an optimizer step not at the weights but where the loss is highest around them: SAM (Foret
-    et al., ICLR 2021, https://arxiv.org/abs/2010.01412), or adaptive SAM (Kwon et al., ICML 2021,
+    Takes the gradient of an update not at the weights but where the loss is highest around them: SAM (Foret et al.,
+    ICLR 2021, https://arxiv.org/abs/2010.01412), or adaptive SAM (Kwon et al., ICML 2021,
     https://arxiv.org/abs/2102.11600), whose neighbourhood is as wide as each weight is large.
 
     Args:
         parameters (`Sequence[nn.Parameter]`): those that train.
         rho (`float`): radius of the neighbourhood, > 0.
-        adaptive (`bool`): scale it by the size of each weight.
+        adaptive (`bool`): whether to scale it by the size of each weight.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], rho: float, adaptive: bool) -> None:
@@ -37,7 +37,7 @@ class SharpnessAwareMinimization:
 
     @torch.no_grad()
     def descend(self) -> None:
-        """Puts the weights back exactly as they were; their gradients stay those of the higher place."""
+        """Restores the weights exactly; their gradients stay those of the higher place."""
         for parameter, weight in self.weights:
             parameter.copy_(weight)
         self.weights = []

@@ -14,6 +14,12 @@ def make_method(arguments: Arguments) -> Method:
     """
     The method that the options name.
 
+    Args:
+        arguments (`Arguments`): the options of the run.
+
+    Returns:
+        `Method`: with its options.
+
     Raises:
         InputError: there is no such method.
     """

@@ -1,4 +1,4 @@
-"""The seam for class-incremental methods: what the loop asks of a method, with a default for each question."""
+"""The seam for class-incremental methods: what the loop asks of a method, with defaults that make `replay`."""
 
 import copy
 from collections.abc import Sequence
@@ -24,21 +24,22 @@ class Phase:
 
     Args:
         name (`str`): names the phase in logs, random draws and saved states; no two phases of a step share it.
-        data: what to learn from: images of the `new` classes, the `memory`, both, or `all` images seen.
-        epochs (`int`): passes over them.
-        learning_rate (`float`): peak, for `learning_rate_batch_size` images.
-        schedule: `cosine` with warm-up, or `constant`.
-        frozen (`tuple[str, ...]`): patterns (`fnmatch`) of the names of parameters that do not train; modules without
-            a trainable parameter are in eval mode.
-        after_memory_update (`bool`): whether the phase comes after the memory took up the new classes.
-        shuffle (`bool`): whether to draw examples at random; else they follow in stored order, and what does not fill
-            a batch is left out.
-        repeated_augmentation (`int`): augmented copies of an image in an epoch. More than 1 draws as the authors'
-            code does, see [`training.data.batches`], and drops what does not fill a batch.
-        mixup_alpha (`float`): parameter of the Beta distribution of MixUp; 0 for none.
-        mixup_label_smoothing (`float`): of the targets under MixUp, in [0, 1).
-        sam_rho (`float`): radius of sharpness-aware minimisation; 0 for none.
-        sam_adaptive (`bool`): whether that radius is scaled by the size of each weight.
+        data (`PhaseData`): what to learn from: images of the `new` classes, the `memory`, both, or `all` images seen.
+        epochs (`int`): passes over these images.
+        learning_rate (`float`): peak, for `--learning_rate_batch_size` images an update.
+        schedule (`str`, *optional*, defaults to `"cosine"`): `cosine` with warm-up, or `constant`.
+        frozen (`tuple[str, ...]`, *optional*): patterns (`fnmatch`) of the names of parameters that do not train;
+            modules without a trainable parameter are in eval mode.
+        after_memory_update (`bool`, *optional*, defaults to `False`): whether the memory holds exemplars of the new
+            classes when the phase begins.
+        shuffle (`bool`, *optional*, defaults to `True`): whether examples are drawn at random, or follow in stored
+            order.
+        repeated_augmentation (`int`, *optional*, defaults to 1): augmented copies of an image in an epoch.
+        mixup_alpha (`float`, *optional*, defaults to 0): parameter of the Beta distribution of MixUp; 0 for none.
+        mixup_label_smoothing (`float`, *optional*, defaults to 0.1): of the targets under MixUp, in [0, 1).
+        sam_rho (`float`, *optional*, defaults to 0): radius of sharpness-aware minimisation; 0 for none.
+        sam_adaptive (`bool`, *optional*, defaults to `True`): whether that radius is scaled by the size of each
+            weight.
     """
 
     name: str
@@ -55,12 +56,22 @@ class Phase:
     sam_rho: float = 0.0
     sam_adaptive: bool = True
 
+    @property
+    def full_batches_only(self) -> bool:
+        """
+        Whether batches are cut as the authors' code cuts them, see [`training.data.batches`]: what does not fill a
+        batch is left out of the epoch. So it is in stored order and with repeated augmentation, which exist to
+        reproduce that code; otherwise every image is seen in every epoch.
+        """
+        return not self.shuffle or self.repeated_augmentation > 1
+
 
 class Method:
     """
-    A class-incremental method. For each step the loop calls, in this order: `before_growth` and `grow` (from step 2
+    A class-incremental method. For each step the loop does, in this order: `before_growth` and `grow` (from step 2
     on), the phases before the memory update, the memory update with `herding_embedding`, the phases after it,
-    `after_step`. A step that is resumed calls `before_growth` again; its grown model comes from the saved state.
+    `after_step`. When a step is resumed, `before_growth` is called again; `grow` is not, as the grown model comes
+    from the saved state.
 
     Args:
         arguments (`MethodArguments`): the options of the methods.
@@ -76,7 +87,7 @@ class Method:
         self.optimization = optimization
 
     def before_growth(self, model: DyToxForImageClassification, step: Step) -> None:
-        """Called with the model of the previous step, which a method may keep as a teacher."""
+        """Called with the model of the step before, of which a method may keep a copy as teacher."""
 
     def grow(self, model: DyToxForImageClassification, step: Step) -> DyToxForImageClassification:
         """Makes room for the new classes; called from step 2 on."""
@@ -89,11 +100,14 @@ class Method:
 
     def main_phase(self, data: PhaseData, **fields: Any) -> Phase:
         """
-        The phase that the options of the optimization describe.
+        The phase that the shared options describe.
 
         Args:
-            data: what to learn from, see [`Phase`].
+            data (`PhaseData`): what to learn from.
             **fields: further fields of [`Phase`].
+
+        Returns:
+            `Phase`: the main phase.
         """
         options = self.optimization
         return self.phase(
@@ -106,7 +120,7 @@ class Method:
         )
 
     def phase(self, name: str, data: PhaseData, epochs: int, learning_rate: float, **fields: Any) -> Phase:
-        """A phase with MixUp as the options say; for the arguments see [`Phase`]."""
+        """A phase with MixUp as the options ask for; the arguments are fields of [`Phase`]."""
         mixup = {name: getattr(self.arguments, name) for name in ("mixup_alpha", "mixup_label_smoothing")}
         return Phase(name, data, epochs, learning_rate, **mixup, **fields)
 
@@ -116,12 +130,15 @@ class Method:
 
     def loss(self, learner: "LossModule", pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """
-        The terms of the loss by name; their sum is minimised.
+        The loss, whose terms are logged one by one.
 
         Args:
             learner (`LossModule`): the growing model, the auxiliary modules, the step and the phase.
-            pixel_values (`Tensor` of shape `(B, C, height, width)`): images.
+            pixel_values (`Tensor` of shape `(B, channels, height, width)`): images.
             targets (`Tensor` of shape `(B, num_seen_classes)`): targets in 0..1.
+
+        Returns:
+            `dict[str, Tensor]`: terms by name; their sum is minimised.
         """
         return {"classification": classification_loss(learner.model(pixel_values).logits, targets)}
 
@@ -135,8 +152,14 @@ class Method:
 
 class LossModule(nn.Module):
     """
-    What an accelerator prepares for one phase: the model and its auxiliary modules, whose forward pass is the loss of
-    the method.
+    What trains in one phase: the model and its auxiliary modules. Its forward pass is the loss of the method, so that
+    an accelerator can prepare all of it at once.
+
+    Args:
+        method (`Method`): gives the auxiliary modules and the loss.
+        model (`DyToxForImageClassification`): knows the classes of the step.
+        step (`Step`): what is learned.
+        phase (`Phase`): one of the step.
     """
 
     def __init__(self, method: Method, model: DyToxForImageClassification, step: Step, phase: Phase) -> None:
@@ -153,5 +176,5 @@ class LossModule(nn.Module):
 
 
 def frozen_copy(model: DyToxForImageClassification) -> DyToxForImageClassification:
-    """A copy of the model that never changes, in eval mode."""
+    """A copy of the model in eval mode, whose parameters do not train."""
     return copy.deepcopy(model).eval().requires_grad_(False)

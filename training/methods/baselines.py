@@ -1,4 +1,4 @@
-"""The methods to compare with: the floor, replay alone, and the ceiling."""
+"""The methods to compare others with: the floor, replay alone, and the ceiling."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ class Finetune(Method):
 
 
 class Replay(Method):
-    """Learns the new classes together with the rehearsal memory, and nothing else."""
+    """Learns the new classes together with the rehearsal memory, without distillation."""
 
     name = "replay"
     card = MethodCard(

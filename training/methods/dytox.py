@@ -46,12 +46,12 @@ class DyTox(Method):
     teacher: DyToxForImageClassification | None = None
 
     def before_growth(self, model: DyToxForImageClassification, step: Step) -> None:
-        """Keeps the model of the previous step as teacher."""
+        """Keeps a copy of the model of the step before as teacher."""
         if self.arguments.distillation:
             self.teacher = frozen_copy(model)
 
     def phases(self, step: Step) -> Sequence[Phase]:
-        """From step 2 on: learn with old tokens and classifiers frozen, then finetune with the encoder frozen."""
+        """The main phase; from step 2 on old tokens and classifiers are frozen, and finetuning follows."""
         if step.number == 1:
             return [self.main_phase("new")]
         options = self.arguments
@@ -74,15 +74,15 @@ class DyTox(Method):
         return [main, finetuning] if finetuning.epochs else [main]
 
     def auxiliary_modules(self, model: DyToxForImageClassification, step: Step, phase: Phase) -> dict[str, nn.Module]:
-        """The divergence classifier of the main phase: "any old class" against each new class (section 3.4)."""
+        """The divergence classifier of the main phase: "any old class" against each new class (paper, section 3.4)."""
         if step.number == 1 or phase.name != "main" or self.arguments.divergence_weight == 0:
             return {}
         return {DIVERGENCE: DyToxClassifier(model.config, 1 + len(step.class_names))}
 
     def loss(self, learner: LossModule, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """
-        Equation 8 of the paper, `(1 - a) * classification + a * distillation + weight * divergence` with a the
-        fraction of old classes, in the main phase; classification alone in the first step and in finetuning.
+        Equation 8 of the paper in the main phase: `(1 - a) * classification + a * distillation + weight * divergence`,
+        with a the fraction of old classes; classification alone in the first step and in finetuning.
         """
         outputs = learner.model(pixel_values)
         terms = {"classification": classification_loss(outputs.logits, targets)}
@@ -103,9 +103,10 @@ class DyTox(Method):
 
 
 def old_tokens_and_classifiers(step: Step, arguments: MethodArguments) -> tuple[str, ...]:
-    """Patterns of the parameters that belong to the steps before `step` alone, none of what all steps share."""
-    kinds = [
-        ("dytox.task_tokens.{}", arguments.token_expansion),
-        ("classifiers.{}.*", arguments.independent_classifiers),
-    ]
-    return tuple(kind.format(old) for old in range(step.number - 1) for kind, of_one_step in kinds if of_one_step)
+    """Patterns of the parameters that belong to earlier steps alone, and to no part that all steps share."""
+    kinds = []
+    if arguments.token_expansion:
+        kinds.append("dytox.task_tokens.{}")
+    if arguments.independent_classifiers:
+        kinds.append("classifiers.{}.*")
+    return tuple(kind.format(old) for old in range(step.number - 1) for kind in kinds)

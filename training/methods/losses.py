@@ -18,12 +18,15 @@ def classification_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """
     Kullback-Leibler divergence from the teacher's softmax over the old classes to the student's, times temperature
-    squared. A mean over all elements, images and old classes, as the authors' code has it.
+    squared. As in the authors' code it is a mean over images and old classes, not a sum over classes.
 
     Args:
         logits (`Tensor` of shape `(B, C)`): of all classes, the old ones first.
         teacher_logits (`Tensor` of shape `(B, C_old)`): of the old classes.
-        temperature (`float`): softens both distributions.
+        temperature (`float`, *optional*, defaults to 1): softens both distributions.
+
+    Returns:
+        `Tensor` of shape `()`: the loss.
     """
     student = functional.log_softmax(logits[:, : teacher_logits.shape[1]].float() / temperature, dim=1)
     teacher = functional.log_softmax(teacher_logits.float() / temperature, dim=1)
@@ -35,11 +38,11 @@ def divergence_targets(targets: Tensor, num_old_classes: int) -> Tensor:
     Targets of the divergence classifier: first "any old class", then each new class.
 
     Args:
-        targets (`Tensor` of shape `(B, C)`): hard or soft targets of all classes.
+        targets (`Tensor` of shape `(B, C)`): hard or soft targets of all classes, the old ones first.
         num_old_classes (`int`): how many of them are old.
 
     Returns:
-        `Tensor` of shape `(B, 1 + C - num_old_classes)`.
+        `Tensor` of shape `(B, 1 + C - num_old_classes)`: the targets.
     """
     old = targets[:, :num_old_classes].sum(dim=1, keepdim=True)
     return torch.cat([old, targets[:, num_old_classes:]], dim=1)

@@ -1,15 +1,17 @@
-"""Looks at precision, images and folders before anything is trained."""
+"""Checks of precision, images and folders before anything is trained."""
 
 import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 from uuid import uuid4
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
+from transformers.utils import logging
 
 from hub.run.errors import InputError
 from training.arguments import Arguments
@@ -19,17 +21,19 @@ from training.loop.logs import progress_bar
 from training.run.model import make_model
 
 
+logger = logging.get_logger(__name__)
+
 # Reading a larger data set would take longer than finding a broken image on the way.
 MAX_CHECKED_IMAGES = 100_000
 
 
 def check_precision(arguments: Arguments, accelerator: Accelerator) -> None:
     """
-    Makes sure that float16 is used where it works.
+    Refuses float16 on the CPU, where the accelerator would silently train in float32, and with sharpness-aware
+    minimisation.
 
     Raises:
-        InputError: on the CPU, where the accelerator would train in float32 without a word, or together with
-            sharpness-aware minimisation.
+        InputError: float16 is asked for there.
     """
     if accelerator.mixed_precision != "fp16":
         return
@@ -44,10 +48,10 @@ def check_precision(arguments: Arguments, accelerator: Accelerator) -> None:
 
 def check_no_memory_asked_for(arguments: Arguments) -> None:
     """
-    Makes sure that no option speaks of a rehearsal memory, where the method keeps none.
+    Refuses options of a rehearsal memory for a method that keeps none.
 
     Raises:
-        InputError: one does.
+        InputError: one is set.
     """
     options = {
         "push_memory": arguments.output.push_memory,
@@ -63,7 +67,7 @@ def check_no_memory_asked_for(arguments: Arguments) -> None:
 
 def check_images(scenario: Scenario, accelerator: Accelerator) -> dict[str, str]:
     """
-    Reads the images of both splits, shared out over the processes; of a large split evenly spread ones.
+    Reads the images of both splits, shared out over the processes; of a large split, images at even distances.
 
     Returns:
         `dict[str, str]`: for each split a fingerprint of class names, labels and the pixels that were read. Equal
@@ -72,14 +76,21 @@ def check_images(scenario: Scenario, accelerator: Accelerator) -> dict[str, str]
     Raises:
         InputError: an image cannot be read; raised on every process.
     """
-    fingerprints = {}
+    fingerprints, contents = {}, []
     for name, examples in (("training", scenario.train), ("test", scenario.test)):
-        # Every process learns of an error, or some would wait for the others for ever.
-        looks = gather_object([_look_at_images(examples, name, accelerator)])
-        for error, _ in looks:
-            if error:
-                raise InputError(error)
-        fingerprints[name] = _fingerprint(examples, scenario.class_names, sum(pixels for _, pixels in looks))
+        # Every process is told of an error, or some would wait for the others forever.
+        shares = gather_object([_read_share(examples, name, accelerator)])
+        for share in shares:
+            if share.error:
+                raise InputError(share.error)
+        pixels = sum(share.placed_digests for share in shares)
+        fingerprints[name] = _fingerprint(examples, scenario.class_names, pixels)
+        contents.append({digest for share in shares for digest in share.digests})
+    if (num_equal := len(contents[0] & contents[1])) and accelerator.is_main_process:
+        logger.warning(
+            f"{num_equal:,} image(s) of the test split are equal to images of the training split, pixel by pixel: the "
+            "accuracy on them says nothing about new images."
+        )
     return fingerprints
 
 
@@ -87,45 +98,55 @@ def check_disk(
     folder: Path, scenario: Scenario, arguments: Arguments, last_step: int, memory_size: int, released: Path
 ) -> None:
     """
-    Makes sure that what the run will write has room on the disk: the models, memories and states of all steps.
+    Checks that what the run will write has room on the disk: the models, memories and states of all steps.
 
     Args:
         folder (`Path`): the folder of the run.
         scenario (`Scenario`): its steps.
         arguments (`Arguments`): the options of the run.
-        last_step (`int`): the last step that is complete.
+        last_step (`int`): the last step that is finished.
         memory_size (`int`): exemplars that are kept, 0 without a memory.
         released (`Path`): a folder of which everything will be replaced.
 
     Raises:
-        InputError: it has not.
+        InputError: the disk is too small.
     """
-    steps = [step for step in scenario.steps if step.number > last_step]
-    if not steps:
+    num_steps = len(scenario.steps_after(last_step))
+    if not num_steps:
         return
-    everything = replace(steps[0], class_names=scenario.class_names, class_range=(0, len(scenario.class_names)))
-    with torch.device("meta"):
-        weights = 4 * make_model(arguments, everything).num_parameters()
+    weights = _bytes_of_weights(scenario, arguments)
     table = scenario.train.images.data
-    memories = len(steps) * memory_size * table.nbytes / max(1, table.num_rows)
+    memories = num_steps * memory_size * table.nbytes / max(1, table.num_rows)
     # A state holds the weights and two moments of each; the newest, one before, those of past phases and a new one.
-    needed = len(steps) * weights + memories + 4 * 3 * weights
+    needed = num_steps * weights + memories + 4 * 3 * weights
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     released_bytes = sum(file.stat().st_size for file in released.rglob("*") if file.is_file())
     free = shutil.disk_usage(existing).free + released_bytes
     if needed > free:
         raise InputError(
-            f"--output_dir {folder} has {free / 1e9:.1f} GB of free disk, the run needs about {needed / 1e9:.1f} GB: "
-            "make room, or choose a folder on another disk."
+            f"--output_dir {folder} has {_size(free)} of free disk, the run needs about {_size(needed)}: make room, "
+            "or choose a folder on another disk."
         )
+
+
+def _bytes_of_weights(scenario: Scenario, arguments: Arguments) -> int:
+    """Of the model after the last step, in float32."""
+    names = scenario.class_names
+    all_at_once = replace(scenario.steps[0], class_names=names, class_range=(0, len(names)))
+    with torch.device("meta"):
+        return 4 * make_model(arguments, all_at_once).num_parameters()
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def check_shared(folder: Path, accelerator: Accelerator) -> None:
     """
-    Makes sure that every process sees the very folder that the main process has made.
+    Checks that every process sees the same folder as the main process.
 
     Raises:
-        InputError: some do not, e.g. on another machine; raised on every process.
+        InputError: some see another, e.g. on another machine; raised on every process.
     """
     proof = folder / f".{uuid4().hex}"
     (name,) = broadcast_object_list([proof.name])
@@ -142,25 +163,44 @@ def check_shared(folder: Path, accelerator: Accelerator) -> None:
         )
 
 
-def _look_at_images(examples: Examples, split: str, accelerator: Accelerator) -> tuple[str | None, int]:
-    """The first error in this process's share, if any, and the sum of the digests of its images."""
+class _Share(NamedTuple):
+    """
+    What a process found in its share of the images.
+
+    Args:
+        error (`str`, *optional*): the first one.
+        placed_digests (`int`): sum of the digests of images with their positions.
+        digests (`set[bytes]`): digests of the images alone.
+    """
+
+    error: str | None
+    placed_digests: int
+    digests: set[bytes]
+
+
+def _read_share(examples: Examples, split: str, accelerator: Accelerator) -> _Share:
     positions = np.unique(np.linspace(0, len(examples) - 1, min(len(examples), MAX_CHECKED_IMAGES)).astype(int))
-    mine = positions[accelerator.process_index :: accelerator.num_processes]
-    pixels = 0
-    for position in progress_bar(accelerator, mine, desc=f"check {split} images", unit="image"):
+    share = positions[accelerator.process_index :: accelerator.num_processes]
+    total, digests = 0, set()
+    for position in progress_bar(accelerator, share, desc=f"check {split} images", unit="image"):
         try:
             image = examples.image(int(position))
         except InputError as error:
-            return f"In the {split} split: {error}", 0
-        # A sum does not depend on how the images are shared out; each digest knows its place.
-        content = repr((int(position), image.size)).encode() + image.tobytes()
-        pixels += int.from_bytes(hashlib.blake2b(content, digest_size=16).digest(), "big")
-    return None, pixels
+            return _Share(f"In the {split} split: {error}", 0, set())
+        pixels = image.tobytes()
+        # A sum does not depend on how the images are shared out; each digest includes the position.
+        total += int.from_bytes(_digest(repr((int(position), image.size)).encode() + pixels), "big")
+        digests.add(_digest(repr(image.size).encode() + pixels))
+    return _Share(None, total, digests)
 
 
-def _fingerprint(examples: Examples, class_names: list[str], pixels: int) -> str:
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _fingerprint(examples: Examples, class_names: list[str], digests: int) -> str:
     digest = hashlib.blake2b(repr(class_names).encode(), digest_size=16)
     digest.update(examples.labels.tobytes())
     digest.update(examples.source_indices.tobytes())
-    digest.update(str(pixels).encode())
+    digest.update(str(digests).encode())
     return digest.hexdigest()

@@ -31,29 +31,33 @@ class RecordedStep:
     What `results.json` records of a step.
 
     Args:
-        numbers (`StepResults`, *optional*): its entry; None where there is none.
-        lacks (`str`, *optional*): why there is none.
+        results (`StepResults`, *optional*): its entry; None where there is none.
+        problem (`str`, *optional*): why there is none.
         classes (`Sequence[str]`): classes of the model, by label id.
     """
 
-    numbers: StepResults | None
-    lacks: str | None
+    results: StepResults | None
+    problem: str | None
     classes: Sequence[str]
 
     @classmethod
     def read(cls, source: ModelSource, config: DyToxConfig) -> "RecordedStep":
         """The record of a step, where it has one."""
+        step = len(config.step_class_ranges)
         try:
-            return cls(source.results_after(len(config.step_class_ranges)), None, config.class_names)
+            steps = source.results().steps
         except InputError as error:
             return cls(None, str(error), config.class_names)
+        if len(steps) < step:
+            return cls(None, f"results.json of {source} holds no step {step}.", config.class_names)
+        return cls(steps[step - 1], None, config.class_names)
 
     @property
     def measured_classes(self) -> set[str]:
         """The classes that were measured: all, unless the record names them."""
-        if self.numbers is None or self.numbers.measured_classes is None:
+        if self.results is None or self.results.measured_classes is None:
             return set(self.classes)
-        return set(self.numbers.measured_classes)
+        return set(self.results.measured_classes)
 
     @property
     def classes_without_images(self) -> list[str]:
@@ -61,22 +65,25 @@ class RecordedStep:
         return [name for name in self.classes if name not in self.measured_classes]
 
     def comparable_with(self, measured: Evaluation, class_ranges: Sequence[Sequence[int]]) -> Mapping[str, Any]:
-        """Recorded numbers that are over the same classes as those measured now, by name."""
-        if self.numbers is None:
+        """
+        Recorded numbers over the same classes as those measured now, by name: all of them, or only those of single
+        steps where other classes have test images now.
+
+        Args:
+            measured (`Evaluation`): what was measured now.
+            class_ranges (`Sequence[Sequence[int]]`): for each step its half-open range `[start, stop)` of label ids.
+        """
+        if self.results is None:
             return {}
         labels = range(len(self.classes)) if measured.measured_labels is None else measured.measured_labels
-        now = {self.classes[label] for label in labels}
-        if now == self.measured_classes:
-            return asdict(self.numbers)
-        same = [
-            all((name in now) == (name in self.measured_classes) for name in self.classes[start:stop])
-            for start, stop in class_ranges
-        ]
-        lists = (name for name in LABELS if name.endswith("_per_step"))
-        recorded = {name: getattr(self.numbers, name) or () for name in lists}
+        changed = {self.classes[label] for label in labels} ^ self.measured_classes
+        if not changed:
+            return asdict(self.results)
+        is_same = [changed.isdisjoint(self.classes[start:stop]) for start, stop in class_ranges]
+        per_step = {name: getattr(self.results, name) or () for name in LABELS if name.endswith("_per_step")}
         return {
-            name: [value if comparable else None for value, comparable in zip(values, same, strict=False)]
-            for name, values in recorded.items()
+            name: [value if same else None for value, same in zip(values, is_same, strict=False)]
+            for name, values in per_step.items()
         }
 
 
@@ -97,7 +104,7 @@ class ComparedMetric:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether both values are the same but for rounding; None where none was recorded."""
+        """Whether both values are the same up to rounding; None where none was recorded."""
         return None if self.recorded is None else abs(self.measured - self.recorded) <= TOLERANCE
 
     @property
@@ -112,8 +119,8 @@ class ComparedMetric:
 
 def compare(measured: Evaluation, recorded: Mapping[str, Any]) -> list[ComparedMetric]:
     """
-    The numbers of an evaluation that have a label, those that are lists one by one. The bins of the calibration
-    error are told by the error itself.
+    The numbers of an evaluation beside the recorded ones, those of lists one by one. The bins of the calibration are
+    left out: the calibration error stands for them.
 
     Args:
         measured (`Evaluation`): what was measured now; what was not is left out.
@@ -126,15 +133,15 @@ def compare(measured: Evaluation, recorded: Mapping[str, Any]) -> list[ComparedM
     ]
 
 
-def to_table(numbers: Sequence[ComparedMetric]) -> str:
+def to_table(metrics: Sequence[ComparedMetric]) -> str:
     """The numbers as a table for the terminal."""
-    return "\n".join([f"{'':<32}  {'measured':>8}  {'recorded':>8}", *(number.row for number in numbers)])
+    return "\n".join([f"{'':<32}  {'measured':>8}  {'recorded':>8}", *(metric.row for metric in metrics)])
 
 
-def conclusion(numbers: Sequence[ComparedMetric]) -> str:
-    """In one sentence whether the recorded numbers were found again."""
-    compared = [number for number in numbers if number.agrees is not None]
-    differing = [number for number in compared if not number.agrees]
+def conclusion(metrics: Sequence[ComparedMetric]) -> str:
+    """A sentence on whether the recorded numbers were found again."""
+    compared = [metric for metric in metrics if metric.agrees is not None]
+    differing = [metric for metric in compared if not metric.agrees]
     if not compared:
         return "Nothing was recorded to compare with."
     if not differing:
@@ -145,9 +152,9 @@ def conclusion(numbers: Sequence[ComparedMetric]) -> str:
     )
 
 
-def agreement(numbers: Sequence[ComparedMetric]) -> bool | None:
+def agreement(metrics: Sequence[ComparedMetric]) -> bool | None:
     """Whether all recorded numbers were found again; None where none was recorded."""
-    compared = [number.agrees for number in numbers if number.agrees is not None]
+    compared = [metric.agrees for metric in metrics if metric.agrees is not None]
     return all(compared) if compared else None
 
 

@@ -1,8 +1,8 @@
 """The model of a run: made for the first step, loaded after a later one, rebuilt within one."""
 
 import copy
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,30 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedConfig
+from transformers.utils import logging
 
 from hub.run.layout import CONFIG_FILE
+from hub.run.schema import read_json
 from modeling_dytox import DyToxConfig, DyToxForImageClassification
 from training.arguments import Arguments
 from training.data.scenario import Step
 
 
 # What a folder or a revision without a usable model makes `transformers` raise.
-LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 
-class MissingWeightsError(ValueError):
-    """Weights are missing: they would be drawn at random."""
+class WeightsError(ValueError):
+    """The weights are not those of the config: some would be drawn at random, or left out."""
 
 
 def load_model(source: str | Path, **options: Any) -> DyToxForImageClassification:
@@ -30,23 +41,48 @@ def load_model(source: str | Path, **options: Any) -> DyToxForImageClassificatio
     The model of a step as it was when it was saved, to continue it or to measure it again.
 
     Args:
-        source (`str` or `Path`): a step folder, or a repository on the Hub.
+        source (`str` or `Path`): a repository on the Hub, or the path of a step folder.
         **options: of `from_pretrained`.
 
     Raises:
-        MissingWeightsError: the model is not complete.
-        `LOADING_ERRORS`: it does not exist, is damaged, or of another architecture.
+        WeightsError: the model is not complete.
+        `LOADING_ERRORS`: it does not exist, is damaged, or is of another architecture.
     """
+    if isinstance(source, Path):
+        check_code_files(source)
     config, _ = PreTrainedConfig.get_config_dict(source, revision=options.get("revision"))
     check_architecture(config.get("model_type"))
-    # With the loading information there are two results, which the types of `transformers` do not tell.
-    loaded: Any = DyToxForImageClassification.from_pretrained(source, output_loading_info=True, **options)
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    with _quiet():
+        # With the loading information there are two results, which the types of `transformers` do not say.
+        loaded: Any = DyToxForImageClassification.from_pretrained(source, **options)
     model, loading = loaded
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        raise MissingWeightsError(f"{len(missing)} weights are missing, e.g. {missing[0]}")
+    _check_weights(loading)
     # Clone: memory-mapped tensors are misaligned, which changes rounding.
     return copy.deepcopy(model)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the report of `transformers` on weights, which is pages long; [`_check_weights`] names the first."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _check_weights(loading: Mapping[str, Any]) -> None:
+    other_shapes = [name for name, *_ in loading["mismatched_keys"]]
+    found = {
+        "are missing": loading["missing_keys"],
+        "are of another shape than config.json says": other_shapes,
+        "are not of this model": loading["unexpected_keys"],
+    }
+    for problem, names in found.items():
+        if names:
+            raise WeightsError(f"{len(names)} weights {problem}, e.g. {min(names)}")
 
 
 def check_architecture(model_type: Any) -> None:
@@ -73,11 +109,11 @@ def check_code_files(folder: Path) -> None:
     Raises:
         ValueError: a file is missing, or `config.json` cannot be read.
     """
-    named = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("auto_map") or {}
-    modules = sorted({reference.rpartition("--")[2].partition(".")[0] for reference in named.values()})
+    auto_map = read_json(folder / CONFIG_FILE).get("auto_map") or {}
+    modules = sorted({reference.rpartition("--")[2].partition(".")[0] for reference in auto_map.values()})
     missing = [f"{module}.py" for module in modules if not (folder / f"{module}.py").is_file()]
     if missing:
-        raise ValueError(f"{', '.join(missing)} is missing, which {CONFIG_FILE} names")
+        raise ValueError(f"{' and '.join(missing)}, which {CONFIG_FILE} names, cannot be found")
 
 
 def make_model(arguments: Arguments, step: Step) -> DyToxForImageClassification:
@@ -99,7 +135,9 @@ def make_model(arguments: Arguments, step: Step) -> DyToxForImageClassification:
         id2label=dict(enumerate(step.class_names)),
         label2id={name: label for label, name in enumerate(step.class_names)},
     )
-    return _with_attention(DyToxForImageClassification(config), sizes.attn_implementation)
+    model = DyToxForImageClassification(config)
+    model.set_attn_implementation(sizes.attn_implementation)
+    return model
 
 
 def rebuild_model(
@@ -114,14 +152,14 @@ def rebuild_model(
         attn_implementation (`str`): attention backend.
 
     Raises:
-        `LOADING_ERRORS`: the config is of another architecture, or the tensors are not those of the config.
+        WeightsError: the tensors are not those of the config.
+        `LOADING_ERRORS`: the config is damaged, or of another architecture.
     """
     check_architecture(config.get("model_type"))
     model = DyToxForImageClassification(DyToxConfig.from_dict(dict(config)))
-    model.load_state_dict(dict(tensors))
-    return _with_attention(model, attn_implementation)
-
-
-def _with_attention(model: DyToxForImageClassification, attn_implementation: str) -> DyToxForImageClassification:
+    try:
+        model.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise WeightsError("its weights are not those of its config") from error
     model.set_attn_implementation(attn_implementation)
     return model

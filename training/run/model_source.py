@@ -9,15 +9,16 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
     RevisionResolutionError,
+    StrictDataclassError,
 )
 from transformers import ViTImageProcessor
 
-from hub.run.errors import InputError, first_line
+from hub.run.errors import InputError, first_line, one_line
 from hub.run.layout import CONFIG_FILE, RESULTS_FILE
-from hub.run.results import RunResults, StepResults
+from hub.run.results import RunResults
 from hub.run.text import is_repo_id
 from modeling_dytox import DyToxForImageClassification
-from training.run.model import LOADING_ERRORS, MissingWeightsError, check_code_files, load_model
+from training.run.model import LOADING_ERRORS, WeightsError, load_model
 
 
 class ModelSource:
@@ -28,7 +29,7 @@ class ModelSource:
         name (`str`): a step folder, or a repository `org/name`.
         revision (`str`, *optional*): of the repository: a tag such as `step5`, a branch or a commit.
         options (`tuple[str, str]`): the options that name it, for errors.
-        commit (`str`, *optional*): what the revision named when a run began, to go on with.
+        commit (`str`, *optional*): the one that the revision named when a run began; the run continues with it.
 
     Raises:
         InputError: the folder does not exist, or holds no step; a folder is given a revision.
@@ -51,7 +52,7 @@ class ModelSource:
             self._check_step_folder(self.folder)
         elif not is_repository(name):
             raise InputError(
-                f"{self.option} {name} is no folder: give a step folder, or a repository 'org/name' on the Hub."
+                f"{self.option} {name} is not a folder: give a step folder, or a repository 'org/name' on the Hub."
             )
 
     def __str__(self) -> str:
@@ -60,7 +61,7 @@ class ModelSource:
     @cached_property
     def commit(self) -> str | None:
         """
-        The commit that the revision names, None for a folder. All files are taken from it, whatever is published
+        The commit that the revision names, None for a folder. All files are taken from it, even if the revision moves
         meanwhile.
 
         Raises:
@@ -78,7 +79,7 @@ class ModelSource:
             ) from error
         except (OSError, ValueError, HTTPError, RevisionResolutionError) as error:
             raise InputError(
-                f"{self.option} {self} cannot be looked up on the Hub ({first_line(error)}): see to the connection."
+                f"{self.option} {self} cannot be looked up on the Hub ({first_line(error)}): check the connection."
             ) from error
 
     def load(self) -> tuple[DyToxForImageClassification, ViTImageProcessor]:
@@ -88,48 +89,39 @@ class ModelSource:
         Raises:
             InputError: they do not exist, are damaged, or are of another architecture.
         """
-        source, revision = str(self.folder or self.name), self.commit or "main"
+        source, revision = self.folder or self.name, self.commit or "main"
         try:
-            if self.folder is not None:
-                check_code_files(self.folder)
             model = load_model(source, revision=revision)
             processor = ViTImageProcessor.from_pretrained(source, revision=revision)
-        except MissingWeightsError as error:
+        except WeightsError as error:
             raise InputError(
                 f"{self.option} {self}: {error}; publish the step again, or copy its folder as a whole."
             ) from error
         except LOADING_ERRORS as error:
+            reason = one_line(error) if isinstance(error, StrictDataclassError) else first_line(error)
             raise InputError(
-                f"{self.option} {self} cannot be loaded ({first_line(error)}): give a step folder, or a repository "
-                "on the Hub and one of its revisions."
+                f"{self.option} {self} cannot be loaded ({reason}): give a step folder, or a repository on the Hub "
+                "and one of its revisions."
             ) from error
         return model, processor
 
-    def results_after(self, step: int) -> StepResults:
+    def results(self) -> RunResults:
         """
-        What the run measured after this step, as its `results.json` records.
+        What the run measured up to this step, as its `results.json` records.
 
         Raises:
-            InputError: there is no `results.json`, or it does not hold the step.
+            InputError: the repository or the revision does not exist, or there is no usable `results.json`.
         """
+        commit = self.commit
         try:
-            steps = RunResults.read(self.results_file()).steps
+            if self.folder is not None:
+                return RunResults.read(self.folder / RESULTS_FILE)
+            return RunResults.read(Path(hf_hub_download(self.name, RESULTS_FILE, revision=commit)))
         except (OSError, ValueError, HTTPError) as error:
-            raise InputError(f"{RESULTS_FILE} of {self} cannot be read ({first_line(error)}).") from error
-        if len(steps) < step:
-            raise InputError(f"{RESULTS_FILE} of {self} holds no step {step}.")
-        return steps[step - 1]
-
-    def results_file(self) -> Path:
-        """
-        Where its `results.json` is, once it is downloaded.
-
-        Raises:
-            OSError: there is none, or the Hub cannot be reached.
-        """
-        if self.folder is not None:
-            return self.folder / RESULTS_FILE
-        return Path(hf_hub_download(self.name, RESULTS_FILE, revision=self.commit))
+            raise InputError(
+                f"{self.option} {self} has no usable {RESULTS_FILE} ({first_line(error)}): give a step that was saved "
+                "by training/incremental.py."
+            ) from error
 
     def _check_step_folder(self, folder: Path) -> None:
         if self.revision is not None:

@@ -1,8 +1,8 @@
 """The recipe of a run: the options that decide its result, kept as `training_config.yaml`."""
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import yaml
 
 from hub.run.errors import InputError
 from hub.run.text import without_local_path
-from training.arguments import GROUPS, REMOVED, Arguments, RemovedOption
+from training.arguments import GROUPS, REMOVED, Arguments, same_value
 
 
 def recipe_of(arguments: Arguments, num_processes: int, mixed_precision: str) -> dict[str, Any]:
@@ -26,9 +26,7 @@ def recipe_of(arguments: Arguments, num_processes: int, mixed_precision: str) ->
     return arguments.recipe() | decided | {"gradient_accumulation_steps": 1, "mixed_precision": mixed_precision}
 
 
-def differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], removed: Mapping[str, RemovedOption] = REMOVED
-) -> list[str]:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     In which options two recipes differ, each as `name was 1, is 2`.
 
@@ -37,37 +35,21 @@ def differences(
     changed nothing, and named otherwise.
 
     Args:
-        before, now (`Mapping[str, Any]`): recipes as YAML reads them.
-        removed (`Mapping[str, RemovedOption]`): options that earlier versions had.
+        before (`Mapping[str, Any]`): a recipe as YAML reads it, perhaps of another version.
+        now (`Mapping[str, Any]`): a recipe of this version.
     """
-    return list(_differences(before, now, removed))
-
-
-def _differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], removed: Mapping[str, RemovedOption]
-) -> Iterator[str]:
-    defaults = _defaults()
-    for name in sorted(before.keys() | now.keys()):
+    defaults = {option.name: option.default for group in GROUPS for option in fields(group)}
+    found = []
+    for name in sorted(before.keys() | now.keys(), key=str):
         if name in defaults:
             old, new = (recipe.get(name, defaults[name]) for recipe in (before, now))
-            if _as_list(old) != _as_list(new):
-                yield f"{name} was {old}, is {new}"
-        elif name not in removed:
-            yield f"{name} was {before[name]}, which this version does not have"
-        elif before[name] != removed[name].default:
-            yield f"{name} was {before[name]}, which this version no longer has: {removed[name].advice}"
-
-
-def _defaults() -> dict[str, Any]:
-    options = [option for group in GROUPS for option in fields(group)]
-    return {
-        option.name: option.default if option.default_factory is MISSING else option.default_factory()
-        for option in options
-    }
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+            if not same_value(old, new):
+                found.append(f"{name} was {old}, is {new}")
+        elif name not in REMOVED:
+            found.append(f"{name} was {before[name]}, which this version does not have")
+        elif not same_value(before[name], REMOVED[name].default):
+            found.append(f"{name} was {before[name]}, which this version no longer has: {REMOVED[name].advice}")
+    return found
 
 
 def without_local_paths(recipe: Mapping[str, Any]) -> dict[str, Any]:

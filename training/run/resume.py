@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from transformers.utils import logging
 
 import modeling_dytox
-from hub.run.errors import InputError
+from hub.run.errors import InputError, first_line
 from hub.run.results import RunResults
 from modeling_dytox import DyToxForImageClassification
 from training.data.memory import RehearsalMemory
@@ -69,8 +69,9 @@ def resume(setup: Setup) -> Progress:
     2. If the folder holds finished steps, the last one gives the model, the memory and the results.
     3. Else, if a published step is continued, it gives the model and the results; its memory is loaded already.
     4. Else nothing is learned yet.
-    5. Then, if there is a usable state within the next step, the newest one gives the model within that step, and
-       the memory where that step had updated it. A damaged state, or one of another version, is named and skipped.
+    5. Then, if there are states within the next step, the newest usable one gives the model within that step, and the
+       memory if the step had updated it by then. A state that is damaged, of another version or of another shape is
+       named and skipped.
 
     Raises:
         InputError: what the folder holds is damaged, or processes see different folders.
@@ -138,18 +139,33 @@ def _within(setup: Setup, step: Step, memory: RehearsalMemory | None) -> WithinS
 
 def _newest_usable(setup: Setup, step: Step, memory: RehearsalMemory | None) -> WithinStep | None:
     for state in setup.checkpoints.newest_first(step.number):
-        phase = setup.method.phases(step)[state.position.phase]
         try:
-            model = rebuild_model(state.config, state.model_tensors, setup.arguments.model.attn_implementation)
-            if memory is not None and phase.after_memory_update:
-                memory.load(setup.folder.memory_file(step.number))
+            return _use(setup, step, state, memory)
         except InputError as error:
             logger.warning(f"{error} The run resumes from a state that does not need it.")
         except LOADING_ERRORS as error:
             logger.warning(
-                f"The state after {phase.name}, epoch {state.position.epoch} does not fit its model "
-                f"({type(error).__name__}). The run resumes from before it."
+                f"The state after epoch {state.position.epoch} of phase {state.position.phase + 1} of step "
+                f"{step.number} cannot be used ({first_line(error)}). The run resumes from before it."
             )
-        else:
-            return WithinStep(state, model.to(setup.accelerator.device), phase)
     return None
+
+
+def _use(setup: Setup, step: Step, state: TrainingState, memory: RehearsalMemory | None) -> WithinStep:
+    """
+    The point within a step where a state was saved; loads the memory of the step, if it was updated by then.
+
+    Raises:
+        InputError: the memory is damaged.
+        `LOADING_ERRORS`: the state does not fit the step.
+    """
+    phases = setup.method.phases(step)
+    if state.position.phase >= len(phases):
+        raise ValueError(f"the step has {len(phases)} phases")
+    phase = phases[state.position.phase]
+    model = rebuild_model(state.config, state.model_tensors, setup.arguments.model.attn_implementation)
+    if model.config.class_names != setup.scenario.class_names[: step.num_seen_classes]:
+        raise ValueError("its classes are not those of the step")
+    if memory is not None and phase.after_memory_update:
+        memory.load(setup.folder.memory_file(step.number))
+    return WithinStep(state, model.to(setup.accelerator.device), phase)

@@ -20,7 +20,7 @@ from hub.run.layout import FINGERPRINT_FILE, LOCK_FILE, RECIPE_FILE, RESULTS_FIL
 from hub.run.results import RunResults
 from modeling_dytox import DyToxForImageClassification
 from training.loop.disk import disk_errors_named
-from training.run.model import LOADING_ERRORS, check_code_files, load_model
+from training.run.model import LOADING_ERRORS, load_model
 from training.run.recipe import differences, read_recipe, to_yaml, without_local_paths
 
 
@@ -49,8 +49,8 @@ class RunFolder:
 
     def open(self, fingerprint: Mapping[str, str], overwrite: bool = False) -> None:
         """
-        Makes the folder ready: new, or with a run of the same recipe on the same data. Until `close`, or the end of
-        the process, no other run can open it.
+        Prepares the folder: new, or with a run of the same recipe on the same data. Until `close`, or the end of the
+        process, no other run can open it.
 
         Args:
             fingerprint (`Mapping[str, str]`): of each split, see [`training.run.checks.check_images`].
@@ -106,7 +106,7 @@ class RunFolder:
         return (self.path / RECIPE_FILE).is_file()
 
     def last_step(self) -> int:
-        """The last step that is finished, with all before it; if none is, the last one known from elsewhere, or 0."""
+        """The last step of those finished without a gap; if none is, the last one known from elsewhere, or 0."""
         step = self.num_known_steps
         while (self.step_folder(step + 1) / RESULTS_FILE).is_file():
             step += 1
@@ -136,7 +136,6 @@ class RunFolder:
         """
         folder = self.step_folder(step)
         try:
-            check_code_files(folder)
             return load_model(folder, attn_implementation=attn_implementation)
         except LOADING_ERRORS as error:
             raise InputError(
@@ -184,7 +183,7 @@ class RunFolder:
 
     def check_recipe(self) -> None:
         """
-        Makes sure that the folder is new, or holds a run of this recipe.
+        Checks that the folder is new, or holds a run of this recipe.
 
         Raises:
             InputError: it holds a run of another recipe, or something else.

@@ -20,6 +20,7 @@ from training.loop.processes import check_agreement, on_main_process
 from training.methods import Method, make_method
 from training.run.checks import check_disk, check_images, check_no_memory_asked_for, check_precision, check_shared
 from training.run.continuation import Continuation, load_continuation
+from training.run.published_memory import load_published_memory
 from training.run.recipe import recipe_of, without_local_paths
 from training.run.run_folder import RunFolder
 
@@ -125,6 +126,7 @@ def prepare(setup: Setup, check_hub: Callable[[], object]) -> None:
     on_main_process(setup.accelerator, lambda: _check_folder(setup))
     fingerprint = _load_published_memory(setup)
     on_main_process(setup.accelerator, check_hub)
+    setup.accelerator.print("\n".join(setup.scenario.describe()))
     fingerprint |= check_images(setup.scenario, setup.accelerator)
     on_main_process(setup.accelerator, lambda: setup.folder.open(fingerprint, overwrite=output.overwrite_output_dir))
     check_shared(setup.folder.path, setup.accelerator)
@@ -157,6 +159,6 @@ def _load_published_memory(setup: Setup) -> dict[str, str]:
     """Loads the memory of the step that is continued, unless the run has its own; returns its fingerprint."""
     if setup.continuation is None or setup.memory is None or not setup.starts_fresh:
         return {}
-    fingerprint = setup.continuation.load_memory(setup.memory)
+    fingerprint = load_published_memory(setup.continuation, setup.memory)
     check_agreement(setup.accelerator, fingerprint, "rehearsal memories")
     return {"memory": fingerprint}

@@ -1,10 +1,12 @@
-"""The card: what real parsers read in it, whatever the classes are called."""
+"""The card: what real parsers read in it, for any names of classes and any results."""
 
 import ast
+import json
 import re
 import shlex
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +15,19 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from hub.cards.model_card import PLACEHOLDER_ID, card_for, complete_step_folder, render_card
+from hub.cards.model_card import PLACEHOLDER_ID, add_card_and_figures, card_for, hub_model_id_of, render_card
 from hub.run.errors import StepFolderError
-from hub.run.results import RunResults
-from hub.run.seed_results import OTHER_RUNS_FILE, OtherRun, to_json_object
+from hub.run.results import MethodCard, RunResults
+from hub.run.seed_results import OtherRun, write_other_runs
 from hub.run.step_folder import StepFolder
-from tests.hub.fake_run import continued, fake_results, up_to_step, with_calibration, write_json, write_trained_files
+from tests.hub.fake_run import (
+    METHOD_CARD,
+    make_ancestors,
+    make_results,
+    up_to_step,
+    with_calibration,
+    write_trained_files,
+)
 
 
 HOSTILE = [
@@ -26,9 +35,7 @@ HOSTILE = [
     "a | b",
     "</details><script>alert(1)</script>",
     "<!--",
-    "[x](https://evil.example)",
-    "![x](https://evil.example/p.png)",
-    "https://evil.example www.evil.example me@evil.example",
+    "[x](https://evil.example) ![x](https://evil.example/p.png) https://evil.example me@evil.example",
     "`",
     "``` ` ``",
     " ` ",
@@ -37,15 +44,13 @@ HOSTILE = [
     "*bold* _it_ ~~no~~ # head",
     "- item: 'q' \"q\" & &amp; \\ \\n",
     "null",
-    "tabby, tabby cat",
     "日本語 ñ 👩\u200d🔬",
     "x" * 300,
 ]
 INVISIBLE = {
     "two\nlines": "two\\nlines",
     "---\n---\n": "---\\n---\\n",
-    "\r\n": "\\r\\n",
-    "\u202egnp": "\\u202egnp",
+    "\u202egnp\r": "\\u202egnp\\r",
     "\x00\x1b[31m": "\\x00\\x1b[31m",
     "\ud800": "\\ud800",
     "\u2028": "\\u2028",
@@ -53,12 +58,16 @@ INVISIBLE = {
 }
 
 
-def write(tmp_path: Path, results: dict[str, Any], step: int | None = None, hub_model_id: str | None = None) -> Path:
+def write(folder: Path, results: RunResults, step: int | None = None, hub_model_id: str | None = None) -> StepFolder:
     """A step folder with its card, by default of the last step."""
-    step = step or results["num_steps"]
-    folder = write_trained_files(tmp_path / f"step{step}", results, step)
-    (folder / "README.md").write_text(render_card(StepFolder.read(folder), hub_model_id))
-    return folder
+    step = step or results.num_steps
+    path = write_trained_files(folder / f"step{step}", results, step)
+    (path / "README.md").write_text(render_card(StepFolder.read(path), hub_model_id))
+    return StepFolder.read(path)
+
+
+def card_of(folder: Path, results: RunResults, step: int | None = None, hub_model_id: str | None = None) -> ModelCard:
+    return ModelCard.load(write(folder, results, step, hub_model_id).path / "README.md")
 
 
 def tokens_of(card: ModelCard) -> list[Token]:
@@ -67,268 +76,252 @@ def tokens_of(card: ModelCard) -> list[Token]:
     return [token for block in blocks for token in (block, *(block.children or []))]
 
 
-def classes_of(card: ModelCard) -> list[str]:
-    """The class names in the list of what the revision knows."""
-    tokens = tokens_of(card)
-    start = next(i for i, token in enumerate(tokens) if token.content == "What this revision knows")
-    section = [token for token in tokens[start:]]
-    stop = next(i for i, token in enumerate(section) if token.content == "How to use it")
-    return [token.content for token in section[:stop] if token.type == "code_inline"]
+def structure_of(card: ModelCard) -> list[tuple[str, str]]:
+    """The kinds of these tokens; text may be in one piece or several."""
+    return [(token.type, token.tag) for token in tokens_of(card) if token.type not in ("code_inline", "text")]
 
 
-@pytest.mark.parametrize(("steps", "step"), [(1, 1), (3, 2), (3, 3)])
-def test_metadata_gives_back_the_numbers(tmp_path: Path, steps: int, step: int) -> None:
-    results = fake_results(steps, dataset="uoft-cs/cifar100")
-    data = ModelCard.load(write(tmp_path, results, step, "org/run") / "README.md").data
-    own = StepFolder.read(tmp_path / f"step{step}").results
+def content_of(card: ModelCard, kind: str, info: str = "") -> list[str]:
+    return [token.content for token in tokens_of(card) if (token.type, token.info) == (kind, info)]
+
+
+def rows_of(card: ModelCard) -> dict[str, list[str]]:
+    """The rows of both tables by their first cell: the name of a number, or a step."""
+    cells = [line.strip("| ").split(" | ") for line in card.text.splitlines() if line.startswith("| ")]
+    return {row[0]: row[1:] for row in cells}
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f} %"
+
+
+@pytest.mark.parametrize(("steps", "step"), [(1, 1), (12, 12), (3, 2)])
+def test_metadata_summary_and_table_give_the_numbers_of_the_file(tmp_path: Path, steps: int, step: int) -> None:
+    folder = write(tmp_path, make_results(steps, 3, dataset="uoft-cs/cifar100"), step, "org/run")
+    file = json.loads((folder.path / "results.json").read_text())
+    card = ModelCard.load(folder.path / "README.md")
+    last = file["steps"][-1]
     expected = {
-        "accuracy": own.last.accuracy,
-        "top_5_accuracy": own.last.top5_accuracy,
-        "average_incremental_accuracy": own.average_incremental_accuracy,
-        "forgetting": own.forgetting,
-        "backward_transfer": own.backward_transfer,
-        "expected_calibration_error": own.last.expected_calibration_error,
+        "accuracy": last["accuracy"],
+        "top_5_accuracy": last["top5_accuracy"],
+        "average_incremental_accuracy": file["average_incremental_accuracy"],
+        "forgetting": file["forgetting"],
+        "backward_transfer": file["backward_transfer"],
+        "expected_calibration_error": last["expected_calibration_error"],
     }
+    data, rows = card.data, rows_of(card)
     measured = {result.metric_type: result.metric_value for result in data.eval_results}
     assert measured == {name: value for name, value in expected.items() if value is not None}
+    assert (file["forgetting"] is None) == (step == 1), "nothing can be forgotten after step 1"
+    names = ("Accuracy on all classes seen", "Top-5 accuracy", "Average incremental accuracy", "Forgetting")
+    for name, value in zip((*names, "Backward transfer"), expected.values(), strict=False):
+        assert rows[name] == [percent(value)]
+    for one in file["steps"]:
+        numbers = [one[name] for name in ("accuracy", "top5_accuracy", "forgetting", "expected_calibration_error")]
+        assert rows[str(one["step"])][2:6] == list(map(percent, numbers))
     assert {result.dataset_type for result in data.eval_results} == {"uoft-cs/cifar100"}
     assert (data.library_name, data.pipeline_tag, data.license) == (
         "transformers",
         "image-classification",
         "apache-2.0",
     )
-    assert {"dytox", "continual-learning", "class-incremental-learning"} <= set(data.tags)
+    assert {*METHOD_CARD.tags, "continual-learning", "class-incremental-learning"} <= set(data.tags)
     assert data.model_name == "org/run" and data.datasets == ["uoft-cs/cifar100"]
+
+
+def test_nothing_says_all_classes_where_not_all_were_measured(tmp_path: Path) -> None:
+    folder = write(tmp_path, make_results(5, 3, ancestors=make_ancestors(2)), hub_model_id="org/run")
+    card = ModelCard.load(folder.path / "README.md")
+    rows, last = rows_of(card), folder.results.last
+    accuracy = percent(last.accuracy_of_measured)
+    assert rows["Accuracy on the 9 of 15 classes with test images"] == [accuracy]
+    assert rows["5"][2:6] == [f"{accuracy} (9 of 15 classes)", "–", "–", "–"] and rows["2"][4] != "–"
+    assert [rows[name] for name in ("Average incremental accuracy", "Forgetting", "Backward transfer")] == [["–"]] * 3
+    assert not card.data.eval_results and card.data.model_name == "org/run"
+    definitions = card.text.index("## How the numbers are defined")
+    assert "all classes seen" not in card.text[:definitions].replace("predicted among all classes seen by then", "")
+    assert hub_model_id_of(folder) == "org/run" and '"org/other"' in card_for(folder, "org/other")
 
 
 def test_hostile_class_names_survive_and_inject_nothing(tmp_path: Path) -> None:
     names = [*HOSTILE, *INVISIBLE]
-    shown = [*HOSTILE, *INVISIBLE.values()]
-    plain = write(tmp_path / "plain", fake_results(1, len(names)))
-    hostile = write(tmp_path / "hostile", fake_results(1, len(names), names=names))
-    card = ModelCard.load(hostile / "README.md")
-    assert classes_of(card) == shown
-
-    harmless = ModelCard.load(plain / "README.md")
-    assert card.data.to_dict() == harmless.data.to_dict()
-    kinds = [(token.type, token.tag) for token in tokens_of(card)]
-    assert kinds == [(token.type, token.tag) for token in tokens_of(harmless)], "the same structure, token by token"
+    plain = card_of(tmp_path / "plain", make_results(1, len(names)))
+    card = card_of(tmp_path / "hostile", make_results(1, len(names), names=names))
+    section = card.text.partition("## What this revision knows")[2].partition("## How to use it")[0]
+    assert content_of(ModelCard(section), "code_inline") == [*HOSTILE, *INVISIBLE.values()]
+    assert card.data.to_dict() == plain.data.to_dict() and structure_of(card) == structure_of(plain)
 
 
-@pytest.mark.parametrize("foreign", [*HOSTILE, *INVISIBLE, "a\nb: c\n---\n# x", "org/name\n", "~/models/mine"])
-def test_hostile_names_of_ancestors_inject_nothing(tmp_path: Path, foreign: str) -> None:
+@pytest.mark.parametrize(
+    "foreign", [*HOSTILE, *INVISIBLE, "a\nb: c\n---\n# x", "org/name\n", "~/models/mine", "C:\\someone\\mine"]
+)
+def test_hostile_names_of_data_sets_ancestors_and_methods_inject_nothing(tmp_path: Path, foreign: str) -> None:
     cards = []
     for name, text in (("plain", "mine"), ("hostile", foreign)):
-        results = continued(fake_results(3), 1, 2, model=text, dataset=text, revision=text)
-        # The helper numbers the second one; here both are as hostile.
-        for ancestor in results["ancestors"]:
-            ancestor.update(model=text, revision=text, dataset=text)
-        cards.append(ModelCard.load(write(tmp_path / name, results) / "README.md"))
-    harmless, card = cards
-    assert card.data.to_dict() == harmless.data.to_dict() and card.data.base_model is None
-    # An empty revision is as good as none.
-    kinds = [[(t.type, t.tag) for t in tokens_of(c) if t.type not in ("code_inline", "text")] for c in cards]
-    assert kinds[0] == kinds[1], "the same structure, token by token"
-    shown = [token.content for token in tokens_of(card) if token.type == "code_inline"]
-    expected = INVISIBLE.get(foreign) or foreign.replace("\n", "\\n").replace("~/models/", "")
-    assert shown.count(expected) >= 4
+        ancestors = [replace(one, model=text, dataset=text, revision=text or "x") for one in make_ancestors(1, 2)]
+        method = MethodCard(title=text, sentence=text, citation=f"@a{{\n{text}\n```\n# x\n}}", tags=(text,))
+        results = make_results(3, dataset=text, ancestors=[replace(one, method=text) for one in ancestors])
+        # The metadata gets its numbers from a run that measured all classes.
+        cards.append(card_of(tmp_path / name, replace(results, method_card=method)))
+        numbers = card_of(tmp_path / f"{name} numbers", make_results(1, dataset=text)).data.eval_results
+        assert re.fullmatch(r"[\w.-]+", numbers[0].dataset_type)
+    plain, card = cards
+    assert card.data.datasets is None and card.data.base_model is None
+    shown = INVISIBLE.get(foreign) or re.sub(r"^(~/models/|C:.someone.)", "", foreign.replace("\n", "\\n"))
+    assert content_of(card, "code_inline").count(shown) >= 4, "the data set and the ancestors are named"
+    # Emphasis and links of a method are its own, but they stay in its line.
+    inline = ("em", "strong", "s", "a", "img", "code", "")
+    blocks = [[kind for kind in structure_of(one) if kind[1] not in inline] for one in cards]
+    assert blocks[0] == blocks[1] and not content_of(card, "html_inline")
+    assert len(content_of(card, "html_block")) == len(content_of(plain, "html_block"))
+
+
+def test_the_words_of_the_method_are_its_own(tmp_path: Path) -> None:
+    card = card_of(tmp_path / "new", make_results(2))
+    assert "# Some method on `digits`, step 2" in card.text
+    assert f"**Method:** {METHOD_CARD.sentence}" in card.text
+    assert content_of(card, "fence", "bibtex") == [f"{METHOD_CARD.citation}\n"]
+    assert "Teach it more classes" in card.text
+    neutral = card_of(tmp_path / "old", replace(make_results(2, method="a_method"), method_card=None))
+    assert "# `a_method` on `digits`, step 2" in neutral.text and "Trained with the method `a_method`." in neutral.text
+    assert not content_of(neutral, "fence", "bibtex") and len(neutral.data.tags) == 3
+    fixed = replace(make_results(2), method_card=replace(METHOD_CARD, can_continue=False))
+    assert "Teach it more classes" not in card_of(tmp_path / "fixed", fixed).text
 
 
 def test_a_continued_model_names_its_ancestors(tmp_path: Path) -> None:
-    results = continued(fake_results(5, 3, dataset="org/birds"), 2, 3)
-    card = ModelCard.load(write(tmp_path, results, hub_model_id="org/run") / "README.md")
-    assert card.data.base_model == "org/dytox-cifar100-2" and card.data.base_model_relation == "finetune"
+    first, second = make_ancestors(2, 3)
+    ancestors = [replace(first, method="other"), replace(second, method=None)]
+    card = card_of(tmp_path / "a", make_results(5, 3, dataset="org/birds", ancestors=ancestors), None, "org/run")
+    assert card.data.base_model == "org/first-2" and card.data.base_model_relation == "finetune"
     assert card.data.datasets == ["uoft-cs/cifar100", "uoft-cs/cifar100-2", "org/birds"]
-    assert {result.dataset_type for result in card.data.eval_results} == {"org/birds"}
     links = [token.attrs["href"] for token in tokens_of(card) if token.type == "link_open"]
-    assert "https://huggingface.co/org/dytox-cifar100" in links and len(links) == 3
-    assert "at revision `step2` (commit `0a0a" in card.text and "learned steps 1 to 2 on" in card.text
-    assert "learned step 3 on `uoft-cs/cifar100-2`, and knew 9 classes" in card.text
-    assert "(`step4`, `step5`, …)" in card.text and 'revision="step1"' not in card.text
-    rows = [line.strip("| ").split(" | ") for line in card.text.splitlines() if re.match(r"\| \d+ \|", line)]
-    assert [row[5] for row in rows][2] == "–" and rows[4][5] == f"{100 * results['forgetting']:.2f} %"
-    assert "Different test images" in card.text and "hatched cells" in card.text
-    assert card.text.startswith("\n# DyTox on `uoft-cs/cifar100`, then `uoft-cs/cifar100-2`, then `org/birds`, step 5")
-    plain = ModelCard.load(write(tmp_path / "plain", fake_results(5)) / "README.md")
-    assert not any(
-        words in plain.text for words in ("continues", "Different test images", "hatched", "earlier models")
+    assert "https://huggingface.co/org/first" in links
+    one, two = (line for line in card.text.splitlines() if line.startswith("- [`org/first"))
+    assert one.endswith(
+        f" at revision `step2` (commit `{'0a' * 20}`): learned steps 1 to 2 on `uoft-cs/cifar100` by the method "
+        "`other`, and knew 6 classes."
     )
+    assert two.endswith(": learned step 3 on `uoft-cs/cifar100-2`, and knew 9 classes.")
+    assert "(`step4`, `step5`)" in card.text and 'revision="step1"' not in card.text
+    assert "on `uoft-cs/cifar100`, then `uoft-cs/cifar100-2`, then `org/birds`, step 5" in card.text
+    assert "Different test images" in card.text and "Hatched cells" in card.text
+    plain = card_of(tmp_path / "b", make_results(5))
+    assert not any(word in plain.text for word in ("continues", "Different test images", "Hatched", "earlier models"))
     assert plain.data.base_model is None and "base_model_relation" not in plain.data.to_dict()
 
 
-def test_what_a_step_could_not_measure_is_left_out_of_the_metadata(tmp_path: Path) -> None:
-    folder = write(tmp_path, continued(fake_results(3, dataset="org/birds"), 2))
-    card = ModelCard.load(folder / "README.md")
-    types = {result.metric_type for result in card.data.eval_results}
-    assert "accuracy" in types and not {"forgetting", "backward_transfer"} & types
-    assert "| Forgetting | – |" in card.text
+@pytest.mark.parametrize(
+    ("model", "base_model", "base_model_elsewhere"),
+    [("step2", None, None), ("org/base", "org/base", "org/base"), ("org/run", None, "org/run")],
+)
+def test_an_ancestor_keeps_its_name_and_is_a_base_model_where_it_is_another_repository(
+    tmp_path: Path, model: str, base_model: str | None, base_model_elsewhere: str | None
+) -> None:
+    results = make_results(3, ancestors=make_ancestors(2, model=model, dataset="my_pictures"))
+    folder = write(tmp_path, results, hub_model_id="org/run")
+    card = ModelCard.load(folder.path / "README.md")
+    assert (card.data.base_model, card.data.datasets) == (base_model, None)
+    (sentence,) = (line for line in card.text.splitlines() if line.startswith("- ") and "(commit" in line)
+    moved = card_for(folder, "org/other")
+    assert sentence in moved.splitlines() and ModelCard(moved).data.model_name == "org/other"
+    assert ModelCard(render_card(folder, "org/other")).data.base_model == base_model_elsewhere
+    if base_model is not None:
+        assert moved == render_card(folder, "org/other")
 
 
-def test_a_local_ancestor_is_no_base_model(tmp_path: Path) -> None:
-    results = continued(fake_results(3), 2, model="step2", dataset="my_pictures")
-    results["ancestors"][0].update(revision=None, commit=None)
-    card = ModelCard.load(write(tmp_path, results) / "README.md")
-    assert card.data.base_model is None and card.data.datasets is None
-    assert "- `step2`: learned steps 1 to 2 on `my_pictures`, and knew 4 classes." in card.text
-
-
-def test_an_ancestor_keeps_its_name_when_the_repository_gets_another(tmp_path: Path) -> None:
-    folder = write(tmp_path, continued(fake_results(3), 2, model="org/base"), hub_model_id="org/run")
-    moved = ModelCard(card_for(StepFolder.read(folder), "org/other"))
-    assert moved.data.base_model == "org/base" and moved.data.model_name == "org/other"
-    assert moved.content == render_card(StepFolder.read(folder), "org/other")
-
-
-def test_a_model_that_continues_in_its_own_repository_is_not_its_own_base_model(tmp_path: Path) -> None:
-    folder = write(tmp_path, continued(fake_results(3), 2, model="org/run"), hub_model_id="org/run")
-    card = ModelCard.load(folder / "README.md")
-    assert card.data.base_model is None and card.data.to_dict().get("base_model_relation") is None
-    (sentence,) = [line for line in card.text.splitlines() if line.startswith("- ") and "org/run" in line]
-    moved = card_for(StepFolder.read(folder), "org/other")
-    assert sentence in moved.splitlines(), "the ancestor is still where it was"
-
-
-def test_with_other_seeds_the_card_tells_mean_and_deviation(tmp_path: Path) -> None:
-    runs = [fake_results(3, seed=seed) for seed in (0, 1, 5)]
-    folder = write_trained_files(tmp_path / "step2", runs[0], 2)
-    alone = ModelCard(render_card(StepFolder.read(folder), "org/run"))
+def test_with_other_seeds_the_card_gives_mean_and_deviation(tmp_path: Path) -> None:
+    runs = [make_results(3, seed=seed) for seed in (0, 1, 5)]
+    alone, path = card_of(tmp_path, runs[0], 2, "org/run"), tmp_path / "step2"
     own = [up_to_step(run, 2) for run in runs]
-    others = [OtherRun.of(RunResults.from_dict(run), True) for run in own[1:]]
-    write_json(folder / OTHER_RUNS_FILE, to_json_object(others))
-    card = ModelCard(render_card(StepFolder.read(folder), "org/run"))
+    write_other_runs(path, [OtherRun.of(run, True) for run in own[1:]])
+    card = ModelCard(render_card(StepFolder.read(path), "org/run"))
     assert card.data.to_dict() == alone.data.to_dict(), "the metadata is of this revision"
+    rows = rows_of(card)
 
-    cells = [line.strip("| ").split(" | ") for line in card.text.splitlines() if line.startswith("| ")]
-    table = {row[0]: row[1:] for row in cells}
+    def spread(values: Sequence[float | None]) -> str:
+        return f"{100 * np.mean(values):.2f} ± {100 * np.std(values, ddof=1):.2f} %"
+
     for name, key in (("Average incremental accuracy", "average_incremental_accuracy"), ("Forgetting", "forgetting")):
-        values = 100 * np.array([run[key] for run in own])
-        expected = [f"{values[0]:.2f} %", f"{values.mean():.2f} ± {values.std(ddof=1):.2f} %"]
-        assert table[name] == expected and len(expected) == 2
-    for step in (1, 2):
-        values = 100 * np.array([run["steps"][step - 1]["accuracy"] for run in own])
-        assert table[str(step)][2] == f"{values.mean():.2f} ± {values.std(ddof=1):.2f} %"
-        assert table[str(step)][3] == f"{100 * runs[0]['steps'][step - 1]['top5_accuracy']:.2f} %"
+        values = [getattr(run, key) for run in own]
+        assert rows[name] == [percent(values[0]), spread(values)]
+    for step in (0, 1):
+        assert rows[str(step + 1)][2] == spread([run.steps[step].accuracy for run in own])
+        assert rows[str(step + 1)][3] == percent(runs[0].steps[step].top5_accuracy)
     assert "over 3 runs of this recipe, with seeds 0, 1, 5;" in card.text and "order of the classes" not in card.text
     assert "±" not in alone.text and "seeds.json" not in alone.text
 
 
-def test_the_reliability_diagram_is_shown_where_there_is_one(tmp_path: Path) -> None:
-    for name, results in (("old", fake_results(2)), ("new", with_calibration(fake_results(2)))):
-        folder = write_trained_files(tmp_path / name / "step2", results, 2)
-        complete_step_folder(folder)
-        shown = [token.attrs["src"] for token in tokens_of(ModelCard.load(folder / "README.md")) if token.tag == "img"]
-        assert sorted(shown) == sorted(f"figures/{path.name}" for path in (folder / "figures").iterdir())
-        assert len(shown) == (3 if name == "new" else 2)
-
-
-def test_the_card_tells_how_to_teach_this_revision_more(tmp_path: Path) -> None:
-    card = ModelCard.load(write(tmp_path, fake_results(3), 2, "org/run") / "README.md")
-    (command,) = (token.content for token in tokens_of(card) if token.type == "fence" and token.info == "bash")
+def test_the_snippets_load_this_revision_and_teach_it_more(tmp_path: Path) -> None:
+    for hub_model_id in (None, "org/run"):
+        card = card_of(tmp_path / str(hub_model_id), make_results(3), 2, hub_model_id)
+        snippets = content_of(card, "fence", "python")
+        calls = [node for snippet in snippets for node in ast.walk(ast.parse(snippet)) if isinstance(node, ast.Call)]
+        revisions = [keyword.value for call in calls for keyword in call.keywords if keyword.arg == "revision"]
+        assert len(snippets) == 3 and len(revisions) == 4
+        assert {ast.literal_eval(value) for value in revisions} == {"step2"}
+        assert card.text.count(f'"{hub_model_id or PLACEHOLDER_ID}"') == 4
+    (command,) = content_of(card, "fence", "bash")
     words = shlex.split(command)
     assert words[:3] == ["accelerate", "launch", "training/incremental.py"]
     options = dict(zip(words[3::2], words[4::2], strict=True))
     assert (options["--model_name_or_path"], options["--model_revision"]) == ("org/run", "step2")
 
 
-@pytest.mark.parametrize(
-    "dataset",
-    ["---\n---\n# x", "a: b\n- c", "'\"`|<b>", "org/name\n", "\ud800", "", "C:\\Users\\someone\\data", "~/data"],
-)
-def test_any_data_set_name_makes_a_card_that_parses(tmp_path: Path, dataset: str) -> None:
-    card = ModelCard.load(write(tmp_path, fake_results(2, dataset=dataset)) / "README.md")
-    assert card.data.datasets is None
-    assert re.fullmatch(r"[\w.-]+", card.data.eval_results[0].dataset_type)
-    assert "someone" not in card.content
-    assert [token.content for token in tokens_of(card) if token.type.startswith("html")] == [
-        "<details><summary>Recipe (training_config.yaml)</summary>\n",
-        "</details>\n",
-    ]
-
-
-def test_the_table_has_a_row_a_step_with_its_numbers(tmp_path: Path) -> None:
-    results = fake_results(12, 3)
-    text = ModelCard.load(write(tmp_path, results) / "README.md").text
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if re.match(r"\| \d+ \|", line)]
-    assert [row[0] for row in rows] == [str(t) for t in range(1, 13)]
-    assert [row[3] for row in rows] == [f"{100 * step['accuracy']:.2f} %" for step in results["steps"]]
-    assert rows[0][5] == "–" and rows[-1][5] == f"{100 * results['forgetting']:.2f} %"
-
-
 def test_a_thousand_classes_are_all_there_and_folded(tmp_path: Path) -> None:
     names = [f"n{i:08d}, {i}" for i in range(1000)]
-    card = ModelCard.load(write(tmp_path, fake_results(10, 100, names=names)) / "README.md")
-    assert classes_of(card) == names
+    card = card_of(tmp_path, make_results(10, 100, names=names))
+    assert [name for name in content_of(card, "code_inline") if name.startswith("n0")] == names
     assert "<details><summary>The 1000 classes, by step</summary>" in card.text
 
 
-@pytest.mark.parametrize("hub_model_id", [None, "org/run"])
-def test_the_snippets_are_python_and_load_this_revision(tmp_path: Path, hub_model_id: str | None) -> None:
-    card = ModelCard.load(write(tmp_path, fake_results(3), 2, hub_model_id) / "README.md")
-    snippets = [token.content for token in tokens_of(card) if token.type == "fence" and token.info == "python"]
-    calls = [node for snippet in snippets for node in ast.walk(ast.parse(snippet)) if isinstance(node, ast.Call)]
-    revisions = [keyword.value for call in calls for keyword in call.keywords if keyword.arg == "revision"]
-    assert len(snippets) == 3 and len(revisions) == 4
-    assert {ast.literal_eval(value) for value in revisions} == {"step2"}
-    assert card.text.count(f'"{hub_model_id or PLACEHOLDER_ID}"') == 4
-
-
-@pytest.mark.parametrize(("method", "words"), [("finetune", "floor"), ("joint", "ceiling"), ("replay", "*replay*")])
-def test_the_card_names_the_method(tmp_path: Path, method: str, words: str) -> None:
-    text = (write(tmp_path, fake_results(2, method=method)) / "README.md").read_text()
-    assert f"# {method.title()} baseline on" in text and words in text
-
-
 def test_the_recipe_is_quoted_without_what_belongs_to_one_machine(tmp_path: Path) -> None:
-    folder = write_trained_files(tmp_path / "step1", fake_results(1), 1)
-    recipe = {
-        "dataset_name": "/home/someone/pictures",
-        "hub_token": "hf_secret",
-        "files": ["~/a/b.txt", "C:\\Users\\someone\\c"],
-        "note": "```\n</details>",
-        "learning_rate": 5e-4,
-    }
-    (folder / "training_config.yaml").write_text(yaml.safe_dump(recipe))
-    complete_step_folder(folder)
-    card = ModelCard.load(folder / "README.md")
-    quoted = next(token.content for token in tokens_of(card) if token.type == "fence" and token.info == "yaml")
-    expected = {"dataset_name": "pictures", "files": ["b.txt", "c"], "note": recipe["note"], "learning_rate": 5e-4}
-    assert yaml.safe_load(quoted) == expected
+    path = write_trained_files(tmp_path / "step1", make_results(1), 1)
+    kept = {"token_expansion": True, "note": "```\n</details>", "learning_rate": 5e-4}
+    secret = {"dataset_name": "/home/someone/pictures", "hub_token": "hf_secret"}
+    secret |= {"files": ["~/a/b.txt", "C:\\Users\\someone\\c"]}
+    (path / "training_config.yaml").write_text(yaml.safe_dump(kept | secret))
+    card = ModelCard(render_card(StepFolder.read(path)))
+    (quoted,) = content_of(card, "fence", "yaml")
+    assert yaml.safe_load(quoted) == kept | {"dataset_name": "pictures", "files": ["b.txt", "c"]}
     assert "someone" not in card.content and "hf_secret" not in card.content
 
 
-def test_completing_twice_changes_nothing_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    folder = write_trained_files(tmp_path / "step2", fake_results(2), 2)
-    complete_step_folder(folder, "org/run")
-    assert (folder / "README.md").read_text() == render_card(StepFolder.read(folder), "org/run")
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    complete_step_folder(folder, "org/run")
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+def test_adding_card_and_figures_again_changes_nothing_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    for name, results in (("old", make_results(2)), ("new", with_calibration(make_results(2)))):
+        path = write_trained_files(tmp_path / name / "step2", results, 2)
+        add_card_and_figures(path, "org/run")
+        assert (path / "README.md").read_text() == render_card(StepFolder.read(path), "org/run")
+        shown = {token.attrs["src"] for token in tokens_of(ModelCard.load(path / "README.md")) if token.tag == "img"}
+        assert shown == {f"figures/{file.name}" for file in (path / "figures").iterdir()}
+        assert len(shown) == (3 if name == "new" else 2), "the bins of older runs were not recorded"
+        before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+        add_card_and_figures(path, "org/run")
+        assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
 
 
 def test_a_new_repository_id_changes_the_id_and_keeps_the_authors_words(tmp_path: Path) -> None:
-    folder = write(tmp_path, fake_results(2))
-    card = folder / "README.md"
-    assert card_for(StepFolder.read(folder), "org/run") == render_card(StepFolder.read(folder), "org/run")
+    folder = write(tmp_path, make_results(2))
+    card = folder.path / "README.md"
+    assert hub_model_id_of(folder) is None and card_for(folder, "org/run") == render_card(folder, "org/run")
 
-    card.write_text(render_card(StepFolder.read(folder), "org/run") + "\nBetter than org/run-small and a.org/run!\n")
-    moved = card_for(StepFolder.read(folder), "org/other")
+    card.write_text(render_card(folder, "org/run") + "\nBetter than org/run-small and a.org/run!\n")
+    moved = card_for(folder, "org/other")
     assert moved.endswith("\nBetter than org/run-small and a.org/run!\n")
-    assert moved.startswith(render_card(StepFolder.read(folder), "org/other"))
+    assert moved.startswith(render_card(folder, "org/other"))
 
-    card.write_text(render_card(StepFolder.read(folder)).replace(f"name: {PLACEHOLDER_ID}", "name: digits", 1))
-    renamed = render_card(StepFolder.read(folder), "org/run").replace("name: org/run", "name: digits", 1)
-    assert card_for(StepFolder.read(folder), "org/run") == renamed, "a name that is no id is the author's own"
+    card.write_text(render_card(folder).replace(f"name: {PLACEHOLDER_ID}", "name: digits", 1))
+    renamed = render_card(folder, "org/run").replace("name: org/run", "name: digits", 1)
+    assert card_for(folder, "org/run") == renamed, "a name that is no id is the author's own"
 
 
-def test_a_card_broken_by_hand_is_named(tmp_path: Path) -> None:
-    folder = write(tmp_path, fake_results(1))
-    (folder / "README.md").write_text("---\na: [\n---\n# x\n")
+@pytest.mark.parametrize("content", [b"---\na: [\n---\n# x\n", b"---\n\xff\n---\n"])
+def test_a_card_or_recipe_broken_by_hand_is_named(tmp_path: Path, content: bytes) -> None:
+    folder = write(tmp_path, make_results(1))
+    (folder.path / "README.md").write_bytes(content)
     with pytest.raises(StepFolderError, match=r"^step1/README\.md: its metadata block is not valid YAML"):
-        card_for(StepFolder.read(folder), "org/run")
-
-
-def test_an_unreadable_recipe_is_named(tmp_path: Path) -> None:
-    folder = write_trained_files(tmp_path / "step1", fake_results(1), 1)
-    (folder / "training_config.yaml").write_text("a: [")
-    with pytest.raises(StepFolderError, match=r"^step1/training_config\.yaml: is not valid YAML"):
-        complete_step_folder(folder)
+        card_for(folder, "org/run")
+    for recipe in (content, b"- a list"):
+        (folder.path / "training_config.yaml").write_bytes(recipe)
+        with pytest.raises(StepFolderError, match=r"^step1/training_config\.yaml: is not valid YAML"):
+            render_card(folder)

@@ -119,14 +119,16 @@ def test_what_a_killed_xet_client_leaves_harms_no_other(local_hub: LocalHub) -> 
     """
     assert local_hub.run_python(script.format(deadly=True), HF_HUB_DISABLE_XET="0").returncode == 9
     (left,) = local_hub.folder.glob("models/org/name/incoming/xet-*")
-    for number, damaged in enumerate(["shards/*.mdb", "xorbs/default.*[0-9a-f]"] * 2):
+    for number in range(4):
         copy = shutil.copytree(left, left.with_name(f"xet-{number}"))
-        (file,) = copy.glob(f"xet/xorbs/{damaged}")
-        file.write_bytes(file.read_bytes()[:100])
+        (damaged,) = copy.glob(f"xet/xorbs/{'shards/*.mdb' if number % 2 else 'xorbs/default.*[0-9a-f]'}")
+        damaged.write_bytes(damaged.read_bytes()[:100] if number < 2 else bytes(len(damaged.read_bytes())))
     shutil.rmtree(left)
+    content = b"\0" + bytes(range(256)) * 1000
+    assert "was not uploaded" in commit(local_hub, "org/name", large_file("f.bin", content))[1]["error"]
     result = local_hub.run_python(script.format(deadly=False), HF_HUB_DISABLE_XET="0")
     assert result.returncode == 0, result.stderr
-    assert local_hub.call("GET", "/org/name/resolve/main/f.bin")[2] == b"\0" + bytes(range(256)) * 1000
+    assert local_hub.call("GET", "/org/name/resolve/main/f.bin")[2] == content
     local_hub.stop()
     local_hub.start()
     assert_sound(local_hub.folder)

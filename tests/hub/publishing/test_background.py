@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hub.publishing.background import BackgroundPublisher, is_publishing
-from hub.publishing.destination import Destination
+from hub.publishing.destination import Destination, RepoType
 from hub.run.errors import PublishError
 from tests.hub.publication import PublicationHere
 
@@ -23,39 +24,41 @@ class Flawed(Destination):
 
     bugs: list[Exception] = field(default_factory=list)
 
-    def repo_id(self, *arguments: object) -> str:
+    def repo_id(self, repo_type: RepoType) -> str:
         if self.bugs:
             raise self.bugs.pop(0)
-        return super().repo_id(*arguments)  # type: ignore[arg-type]
+        return super().repo_id(repo_type)
 
 
-class Training:
-    """What submits the steps of `publication`, and has its publisher's lines; `options` are those of the publisher."""
-
-    def __init__(self, publication: PublicationHere, destination: Destination, **options: object) -> None:
-        self.said: list[str] = []
-        self.warned: list[str] = []
-        options = {"retry_delays": (0.0, 0.0)} | options
-        self.publisher = BackgroundPublisher(
-            destination, publication.run, say=self.said.append, warn=self.warned.append, **options
-        )
-
-
-NewTraining = Callable[..., Training]
+NewPublisher = Callable[..., BackgroundPublisher]
 
 
 @pytest.fixture
-def new_training(publication: PublicationHere) -> Iterator[NewTraining]:
-    """A function that gives a training whose publisher retries without delay; it ends with the test."""
-    made: list[Training] = []
+def said() -> list[str]:
+    """The lines for the user."""
+    return []
 
-    def new(destination: Destination | None = None, **options: object) -> Training:
-        made.append(Training(publication, destination or Destination(publication.repo), **options))
+
+@pytest.fixture
+def warned() -> list[str]:
+    """The warnings."""
+    return []
+
+
+@pytest.fixture
+def new_publisher(publication: PublicationHere, said: list[str], warned: list[str]) -> Iterator[NewPublisher]:
+    """A function that makes a publisher of `publication` that retries without delay; it ends with the test."""
+    made: list[BackgroundPublisher] = []
+
+    def new(destination: Destination | None = None, **options: Any) -> BackgroundPublisher:
+        options = {"retry_delays": (0.0, 0.0)} | options
+        destination = destination or Destination(publication.repo)
+        made.append(BackgroundPublisher(destination, publication.run, said.append, warned.append, **options))
         return made[-1]
 
     yield new
-    for training in made:
-        training.publisher.abandon()
+    for publisher in made:
+        publisher.abandon()
     wait_until(lambda: not is_publishing())
 
 
@@ -68,46 +71,43 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 def test_steps_go_up_in_order_while_the_next_ones_are_learned(
-    publication: PublicationHere, new_training: NewTraining
+    publication: PublicationHere, new_publisher: NewPublisher, said: list[str], warned: list[str]
 ) -> None:
-    training = new_training()
     publication.hub.inject({"method": "POST", "path": "/preupload/", "kind": "slow", "seconds": 0.5})
-    with training.publisher as publisher:
+    with new_publisher() as publisher:
         publisher.start(is_new=False)
         for step in (1, 2, 3):
             publisher.submit(step)
         assert publication.state()["tags"] == {} and is_publishing(), "nothing waits for the Hub"
-    assert training.said == [
+    assert said == [
         f"Step {step} is at {publication.hub.endpoint}/{publication.repo}/tree/step{step}" for step in (1, 2, 3)
     ]
-    assert training.warned == [] and not is_publishing()
+    assert warned == [] and not is_publishing()
     publication.assert_published_once()
 
 
 def test_a_transient_failure_is_retried_without_a_word(
-    publication: PublicationHere, new_training: NewTraining
+    publication: PublicationHere, new_publisher: NewPublisher, warned: list[str]
 ) -> None:
-    training = new_training()
-    with training.publisher as publisher:
+    with new_publisher() as publisher:
         publisher.start(is_new=True)
         publication.hub.inject({**CONFLICT, "count": 2})
         publisher.submit(1)
-    assert training.warned == [] and publication.hub.num_hits == 2
+    assert warned == [] and publication.hub.num_hits == 2
     assert list(publication.state()["tags"]) == ["step1"]
 
 
 def test_a_lasting_failure_is_reported_once_and_tried_again_with_the_next_step_and_at_the_end(
-    publication: PublicationHere, new_training: NewTraining
+    publication: PublicationHere, new_publisher: NewPublisher, warned: list[str]
 ) -> None:
-    training = new_training()
-    with training.publisher as publisher:
+    with new_publisher() as publisher:
         publisher.start(is_new=True)
         publication.hub.inject(REFUSED)
         for step in (1, 2):
             publisher.submit(step)
-            wait_until(lambda step=step: publication.hub.num_hits == step)  # type: ignore[misc]
+            wait_until(lambda step=step: publication.hub.num_hits == step)
     assert publication.hub.num_hits == 3 and publication.state()["tags"] == {}, "no step goes up before the one before"
-    refusal, left = training.warned
+    refusal, left = warned
     assert refusal.startswith("Step 1 is not published: cannot publish step1 to org/")
     assert refusal.endswith("with write access to this namespace. Training continues.")
     command = f"python -m hub.publish {publication.run} --hub_model_id {publication.repo}"
@@ -115,68 +115,67 @@ def test_a_lasting_failure_is_reported_once_and_tried_again_with_the_next_step_a
 
 
 def test_an_unforeseen_error_stops_nothing_and_is_reported_again_after_a_recovery(
-    publication: PublicationHere, new_training: NewTraining
+    publication: PublicationHere, new_publisher: NewPublisher, warned: list[str]
 ) -> None:
     destination = Flawed(publication.repo)
-    training = new_training(destination)
-    with training.publisher as publisher:
+    with new_publisher(destination) as publisher:
         publisher.start(is_new=True)
         destination.bugs.append(KeyError("bug"))
         publisher.submit(1)
-        wait_until(lambda: training.warned)
+        wait_until(lambda: warned)
         publisher.submit(2)
         wait_until(lambda: list(publication.state()["tags"]) == ["step1", "step2"])
         destination.bugs.extend([KeyError("bug"), KeyError("other")])
         publisher.submit(3)
-        wait_until(lambda: len(training.warned) == 2)
-    assert training.warned[:3] == [
+        wait_until(lambda: len(warned) == 2)
+    assert warned[:3] == [
         "Step 1 is not published: KeyError: 'bug'. Training continues.",
         "Step 3 is not published: KeyError: 'bug'. Training continues.",
         "Step 3 is not published: KeyError: 'other'.",
     ]
-    assert training.warned[3].startswith("Not published: step 3.")
+    assert warned[3].startswith("Not published: step 3.")
 
 
 def test_a_hub_that_hangs_is_waited_for_no_longer_than_patience(
-    publication: PublicationHere, new_training: NewTraining
+    publication: PublicationHere, new_publisher: NewPublisher, warned: list[str]
 ) -> None:
-    training = new_training(patience=0.05)
-    with training.publisher as publisher:
+    with new_publisher(patience=0.05) as publisher:
         publisher.start(is_new=True)
         publication.hub.inject({"method": "POST", "path": "/preupload/", "kind": "slow", "seconds": 2})
         publisher.submit(1)
         wait_until(lambda: publication.hub.num_hits)
-    assert is_publishing() and training.warned[0].startswith("Not published: step 1.")
+    assert is_publishing() and warned[0].startswith("Not published: step 1.")
 
 
-def test_a_training_that_fails_does_not_wait(publication: PublicationHere, new_training: NewTraining) -> None:
-    training = new_training(retry_delays=(3600.0,))
-    with pytest.raises(ZeroDivisionError), training.publisher as publisher:
+def test_a_training_that_fails_does_not_wait(
+    publication: PublicationHere, new_publisher: NewPublisher, warned: list[str]
+) -> None:
+    with pytest.raises(ZeroDivisionError), new_publisher(retry_delays=(3600.0,)) as publisher:
         publisher.start(is_new=True)
         publication.hub.inject(CONFLICT)
         publisher.submit(1)
         wait_until(lambda: publication.hub.num_hits)
         raise ZeroDivisionError
     wait_until(lambda: not is_publishing())
-    assert publication.hub.num_hits == 1 and training.warned == []
+    assert publication.hub.num_hits == 1 and warned == []
 
 
 def test_a_hub_out_of_reach_stops_a_new_run_but_none_that_is_resumed(
-    publication: PublicationHere, new_training: NewTraining
+    publication: PublicationHere, new_publisher: NewPublisher, warned: list[str]
 ) -> None:
-    training = new_training()
+    publisher = new_publisher()
     outage = {"method": "GET", "path": "/whoami", "kind": "status"}
     publication.hub.inject(outage)
     with pytest.raises(PublishError, match="the Hub answered 503"):
-        training.publisher.start(is_new=True)
+        publisher.start(is_new=True)
     publication.hub.inject({**outage, "status": 403})
     with pytest.raises(PublishError, match="may not write"):
-        training.publisher.start(is_new=False, has_begun=True)
+        publisher.start(is_new=False, has_begun=True)
     publication.hub.inject(outage)
-    with training.publisher as publisher:
+    with publisher:
         publisher.start(is_new=False, has_begun=True)
         publisher.submit(1)
-    (warning,) = training.warned
+    (warning,) = warned
     assert warning.startswith("Cannot reach the Hub (cannot publish to org/")
     assert warning.endswith("Training continues; publishing will be retried.")
     assert list(publication.state()["tags"]) == ["step1"]

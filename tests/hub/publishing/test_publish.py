@@ -40,7 +40,7 @@ def test_each_revision_equals_its_folder_and_is_made_once(publication: Publicati
     publication.assert_published_once()
 
 
-def test_other_content_is_refused_then_replaced_on_request(publication: PublicationHere) -> None:
+def test_other_content_is_refused_then_replaced_on_request(publication: PublicationHere, tmp_path: Path) -> None:
     publication.published()
     before = publication.state()
     step2 = publication.run / "step2"
@@ -61,12 +61,9 @@ def test_other_content_is_refused_then_replaced_on_request(publication: Publicat
     for tag in TAGS:
         assert publication.content(tag) == content_of(publication.run / tag), "files of another step do not linger"
 
-
-def test_a_shorter_run_replaces_a_longer_one_whole(publication: PublicationHere, tmp_path: Path) -> None:
-    publication.published()
-    publication.run = write_run(tmp_path / "other", fake_results(2, seed=7))
+    publication.run = write_run(tmp_path / "shorter", fake_results(2, seed=7))
     publication.published("--overwrite_revisions")
-    assert sorted(publication.state()["tags"]) == ["step1", "step2"]
+    assert sorted(publication.state()["tags"]) == ["step1", "step2"], "a shorter run replaces the longer one whole"
     assert publication.content("main") == content_of(publication.run / "step2")
 
 

@@ -1,10 +1,8 @@
 """Publishing over a network that fails: run again until it succeeds, it ends with every step published once."""
 
-import random
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +66,7 @@ ONE_FAULT = [
     *(("here", request, "status", 1) for request in (PREUPLOAD, BATCH, PUT, VERIFY, CARD, COMMIT, TAG)),
     *(("here", request, kind, 0) for request in (CREATE, PUT) for kind in ("drop_before", "drop_after")),
     *(("here", request, kind, 1) for request in (COMMIT, TAG) for kind in ("drop_before", "drop_after")),
+    ("here", COMMIT, "slow", 1),
     ("xet", XET_TOKEN, "status", 1),
     ("xet", COMMIT, "drop_after", 1),
 ]
@@ -81,16 +80,8 @@ def test_one_fault_costs_one_repetition_at_most(
     publication.hub.inject(fault(request_kind, kind, skip=skip))
     attempts = publication.repeat_until_done()
     assert publication.hub.num_hits == 1
-    # Where the work was done and only its answer is lost, nothing is to be repeated.
-    assert attempts <= (1 if kind == "drop_after" else 2)
-    publication.assert_published_once()
-
-
-def test_slow_answers_are_waited_for(new_publication: NewPublication) -> None:
-    publication = new_publication("here")
-    publication.hub.inject(*(fault(kind, "slow", seconds=0.3) for kind in (REFS, CREATE, PREUPLOAD, COMMIT, TAG)))
-    assert publication.repeat_until_done() == 1
-    assert publication.hub.num_hits == 5
+    # Where the work was done and its answer is late or lost, nothing is to be repeated.
+    assert attempts <= (1 if kind in ("slow", "drop_after") else 2)
     publication.assert_published_once()
 
 
@@ -105,15 +96,6 @@ def test_everything_fails_once(new_publication: NewPublication, transfer: str) -
     publication.hub.inject(*faults, fault(COMMIT, "status", status=412))
     publication.repeat_until_done()
     assert publication.hub.num_hits == len(kinds) + 1
-    publication.assert_published_once()
-
-
-def test_an_outage_of_every_request(new_publication: NewPublication) -> None:
-    publication = new_publication("here")
-    # Two of them, so that a retry that happens soon meets the second.
-    publication.hub.inject(*(fault((method, ""), "status", count=2) for method in ("GET", "POST")))
-    publication.repeat_until_done()
-    assert publication.hub.num_hits == 4
     publication.assert_published_once()
 
 
@@ -144,56 +126,23 @@ def test_two_publishers_at_the_same_moment(
     publication.assert_published_once()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("transfer", ["lfs", "xet"])
-def test_a_publisher_killed_at_any_moment(new_publication: NewPublication, transfer: str) -> None:
-    moments = kill_moments(new_publication, transfer, "publisher")
-    killed = broken_off = 0
-    while killed < 10 or broken_off < 3:
-        publication = new_publication(transfer)
-        while is_killed(publication, next(moments)):
-            killed += 1
-            broken_off += publication.exists() and len(publication.state()["tags"]) < 3
-        publication.assert_published_once()
-
-
-def is_killed(publication: Publication, seconds: float) -> bool:
-    """Publishes, to be killed after `seconds`; False if it was done before."""
-    process = publication.start()
-    time.sleep(seconds)
-    process.send_signal(signal.SIGKILL)
-    done = publication.hub.finish(process)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode != 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("transfer", ["lfs", "xet"])
-def test_a_server_killed_at_any_moment(new_publication: NewPublication, transfer: str) -> None:
-    moments = kill_moments(new_publication, transfer, "server")
-    for _ in range(4):
-        publication = new_publication(transfer)
-        hub, port = publication.hub, publication.hub.port
+@pytest.mark.parametrize(
+    ("transfer", "kinds"),
+    [("lfs", (CREATE, PREUPLOAD, BATCH, PUT, VERIFY, COMMIT, TAG)), ("xet", (XET_TOKEN, COMMIT))],
+)
+def test_a_publisher_killed_after_any_request(
+    new_publication: NewPublication, transfer: str, kinds: tuple[tuple[str, str], ...]
+) -> None:
+    publication = new_publication(transfer)
+    for kind in kinds:
+        # Killed while it waits for the answer: the work is done, or will be.
+        publication.hub.inject(fault(kind, "slow", seconds=5))
         process = publication.start()
-        time.sleep(next(moments))
-        hub.stop(signal.SIGKILL)
-        hub.start(port)
-        if not succeeds(hub.finish(process)):
-            publication.repeat_until_done()
-        publication.assert_published_once()
-
-
-def kill_moments(new_publication: NewPublication, transfer: str, seed: str) -> Iterator[float]:
-    """Seconds after the start of a publication, drawn from the time that one takes."""
-    # The first one is slow, as it reads files that are not in the machine's memory yet.
-    seconds = min(seconds_of(new_publication(transfer)) for _ in range(2))
-    generator = random.Random(seed + transfer)
-    # Before that, Python is still starting.
-    return (generator.uniform(0.4, 0.95) * seconds for _ in count())
-
-
-def seconds_of(publication: Publication) -> float:
-    """How long it takes to publish when nothing fails."""
-    begin = time.monotonic()
+        while not publication.hub.num_hits:
+            assert process.poll() is None, kind
+            time.sleep(0.01)
+        process.kill()
+        publication.hub.finish(process)
+    assert publication.state()["tags"].keys() <= {"step1"}, "none came to its end"
     assert publication.repeat_until_done() == 1
-    return time.monotonic() - begin
+    publication.assert_published_once()

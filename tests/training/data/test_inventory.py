@@ -8,6 +8,7 @@ from PIL import Image as PILImage
 
 from hub.run.errors import InputError
 from training.arguments import DataArguments
+from training.data.scenario import make_scenario
 from training.data.splits import LabelledSplits, load_splits
 
 
@@ -38,7 +39,7 @@ def test_the_split_is_the_top_folder_whatever_a_class_is_called(write: Write) ->
     splits = load(write({"train": classes, "test": {name: 1 for name in classes}}))
     assert (len(splits.train), len(splits.test)) == (8, 4)
     assert splits.class_names == sorted(classes)
-    assert splits.describe() == [
+    assert make_scenario(splits, DataArguments()).describe() == [
         "train: 8 images of 4 classes: bus 2, test 1, train 3, validation 2",
         "test: 4 images of 4 classes: bus 1, test 1, train 1, validation 1",
     ]
@@ -75,7 +76,8 @@ def test_what_is_left_out_is_named_with_its_reason(write: Write, tmp_path: Path)
 
 def test_counts_of_many_classes_are_a_line(write: Write) -> None:
     classes = {f"{number:02}": 1 + (number == 7) for number in range(30)}
-    lines = load(write({"train": classes, "test": classes})).describe()
+    splits = load(write({"train": classes, "test": classes}))
+    lines = make_scenario(splits, DataArguments()).describe()
     assert lines[0] == "train: 31 images of 30 classes, from 1 (00) to 2 (07) a class"
 
 

@@ -11,8 +11,8 @@ import pytest
 PAGES = """
 import resource
 import torch
-from training.loop.malloc import keep_freed_memory
-kept = keep_freed_memory() if {keep} else False
+from training.loop.malloc import keep_freed_pages
+kept = keep_freed_pages() if {keep} else False
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 # The first blocks are cut to size, then they fit.

@@ -1,0 +1,70 @@
+"""The metadata block of a model card: what the Hub reads of it, the measured numbers included."""
+
+import re
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from hub.run.results import MethodCard, RunResults
+from hub.run.text import is_repo_id, printable, without_local_path
+
+
+_TAGS = ("continual-learning", "class-incremental-learning", "image-classification")
+
+
+def model_metadata(results: RunResults, method: MethodCard, repo_id: str) -> ModelCardData:
+    """
+    The metadata of a step.
+
+    Args:
+        results (`RunResults`): of the run up to the step.
+        method (`MethodCard`): gives the tags of the method.
+        repo_id (`str`): repository that the step is published to.
+    """
+    last_ancestor = results.ancestors[-1].model if results.ancestors else ""
+    # Within one repository, what came before is another revision.
+    base_model = last_ancestor if is_repo_id(last_ancestor) and last_ancestor != repo_id else None
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        license="apache-2.0",
+        tags=list(dict.fromkeys([*map(printable, method.tags), *_TAGS])),
+        base_model=base_model,
+        base_model_relation="finetune" if base_model else None,
+        datasets=[dataset for dataset in results.datasets if is_repo_id(dataset)] or None,
+        metrics=["accuracy"],
+        model_name=repo_id,
+        eval_results=_eval_results(results),
+    )
+
+
+def _eval_results(results: RunResults) -> list[EvalResult]:
+    """The numbers that were measured; what was not is left out."""
+    last = results.last
+    numbers = [
+        ("accuracy", f"Accuracy on all classes seen after step {last.step}", last.accuracy),
+        ("top_5_accuracy", f"Top-5 accuracy on all classes seen after step {last.step}", last.top5_accuracy),
+        ("average_incremental_accuracy", "Average incremental accuracy", results.average_incremental_accuracy),
+        ("forgetting", "Forgetting", results.forgetting),
+        ("backward_transfer", "Backward transfer", results.backward_transfer),
+        ("expected_calibration_error", "Expected calibration error", last.expected_calibration_error),
+    ]
+    name = printable(without_local_path(results.dataset)) or "unnamed"
+    return [
+        EvalResult(
+            task_type="image-classification",
+            task_name="Class-incremental image classification",
+            dataset_type=_dataset_type(name),
+            dataset_name=name,
+            dataset_split="test",
+            metric_type=metric_type,
+            metric_name=metric_name,
+            metric_value=value,
+        )
+        for metric_type, metric_name, value in numbers
+        if value is not None
+    ]
+
+
+def _dataset_type(name: str) -> str:
+    """The Hub expects an id here: `namespace/name` or one word of letters, digits and `-_.`."""
+    return name if is_repo_id(name) else re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "custom"
