@@ -131,6 +131,7 @@ def evaluate(arguments: EvaluationArguments, accelerator: Accelerator) -> None:
         recorded = record.comparable_with(measured, model.config.step_class_ranges)
         metrics = compare(measured, recorded)
         last_line = f"Nothing to compare with: {record.problem}" if record.problem else conclusion(metrics)
+        sys.stdout.writelines(f"Left out: {line}\n" for line in left_out)
         sys.stdout.write(f"{subject}\n{to_table(metrics)}\n{last_line}\n")
         if arguments.output_file:
             write_numbers(arguments, measured, recorded, agreement(metrics), len(test))

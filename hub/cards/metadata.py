@@ -55,7 +55,7 @@ def _eval_results(results: RunResults) -> list[EvalResult]:
             task_name="Class-incremental image classification",
             dataset_type=_dataset_type(name),
             dataset_name=name,
-            dataset_split="test",
+            dataset_split=printable(results.test_split or "test"),
             metric_type=metric_type,
             metric_name=metric_name,
             metric_value=value,

@@ -79,6 +79,7 @@ def render_card(folder: StepFolder, hub_model_id: str | None = None) -> str:
         method=method,
         citation_fence=code_fence(method.citation),
         dataset=_dataset_span(results.dataset),
+        test_images=f"{code_span(results.test_split)} split" if results.test_split else "test images",
         datasets=_enumerate([_dataset_span(dataset) for dataset in results.datasets]),
         other_runs=_other_runs_sentence(results, others),
         num_runs=len(others) + 1,

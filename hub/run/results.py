@@ -172,6 +172,8 @@ class RunResults:
             steps so far, see `training.metrics`; None where a term was not measured.
         average_task_aware_accuracy (`float`, *optional*): only where it was measured after every step.
         ancestors (`tuple[Ancestor, ...]`): the models that the run continues, oldest first.
+        test_split (`str`, *optional*): the split of `dataset` that the test images are of; None in results of earlier
+            versions.
         code_version (`str`, *optional*): version of this project that wrote the results.
         method_card (`MethodCard`, *optional*): the words of the method for the card.
     """
@@ -188,6 +190,7 @@ class RunResults:
     backward_transfer: Difference | None = None
     average_task_aware_accuracy: Fraction | None = None
     ancestors: tuple[Ancestor, ...] = ()
+    test_split: str | None = None
     code_version: str | None = None
     method_card: MethodCard | None = None
 

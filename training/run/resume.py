@@ -117,8 +117,13 @@ def _before_first_own_step(setup: Setup) -> Progress:
 
 
 def _in_own_words(setup: Setup, results: RunResults) -> RunResults:
-    """The results with what this version says of itself and of the method."""
-    return replace(results, code_version=modeling_dytox.__version__, method_card=setup.method.card)
+    """The results with what this version says of itself, of the method and of the test images."""
+    return replace(
+        results,
+        test_split=setup.scenario.test_split,
+        code_version=modeling_dytox.__version__,
+        method_card=setup.method.card,
+    )
 
 
 def _within(setup: Setup, step: Step, memory: RehearsalMemory | None) -> WithinStep | None:
