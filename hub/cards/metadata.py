@@ -33,7 +33,7 @@ def model_metadata(results: RunResults, method: MethodCard, repo_id: str) -> Mod
         datasets=[dataset for dataset in results.datasets if is_repo_id(dataset)] or None,
         metrics=["accuracy"],
         model_name=repo_id,
-        eval_results=_eval_results(results),
+        eval_results=_eval_results(results) or None,
     )
 
 

@@ -15,18 +15,10 @@ from hub.run.results import Ancestor, MethodCard, ReliabilityBin, RunResults, St
 
 
 # What a revision holds, but for what only some runs have.
-STEP_FILES = {
-    "README.md",
-    "config.json",
-    "configuration_dytox.py",
-    "figures/accuracy_matrix.png",
-    "figures/accuracy_per_step.png",
-    "model.safetensors",
-    "modeling_dytox.py",
-    "preprocessor_config.json",
-    "results.json",
-    "training_config.yaml",
-}
+STEP_FILES = set(
+    "README.md config.json configuration_dytox.py figures/accuracy_matrix.png figures/accuracy_per_step.png "
+    "model.safetensors modeling_dytox.py preprocessor_config.json results.json training_config.yaml".split()
+)
 METHOD_CARD = MethodCard(
     title="Some method",
     sentence="Trained with [some method](https://arxiv.org/abs/1234.56789).",
@@ -155,14 +147,9 @@ def write_trained_files(folder: Path, results: RunResults, step: int) -> Path:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "configuration_dytox.py").write_text('"""Stands for the configuration."""\n')
     (folder / "modeling_dytox.py").write_text("from .configuration_dytox import Configuration\n")
-    write_recipe(folder, results)
-    return folder
-
-
-def write_recipe(folder: Path, results: RunResults) -> None:
-    """A `training_config.yaml` as training writes it."""
     recipe = {"dataset_name": results.dataset, "method": results.method, "num_epochs": 2}
     (folder / "training_config.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
 
 
 def _config(results: RunResults) -> dict[str, Any]:

@@ -30,6 +30,14 @@ class Outcome:
     output: str
     errors: str
 
+    @property
+    def refusal(self) -> str:
+        """The one line of bad input, without the warnings before it."""
+        assert self.status == 2, self.output
+        (line,) = [line for line in self.errors.splitlines() if line.startswith("error: ")]
+        assert self.errors.endswith(f"{line}\n")
+        return line
+
 
 def to_bytes(image: PILImage.Image | bytes, file_format: str = "PNG", **options: Any) -> bytes:
     """The image as the content of a file; bytes stay as they are."""
@@ -67,7 +75,7 @@ def make_arguments() -> Callable[..., Arguments]:
 
 @pytest.fixture
 def make_tiny_arguments(tiny_options: dict[str, object], tmp_path: Path) -> Callable[..., Arguments]:
-    """Parses the options of a run that takes seconds, with those given by keyword instead; it goes to `run`."""
+    """Parses the options of a run that takes seconds, changed by keyword; its folder is `run`."""
     return lambda **options: parse_arguments(words(tiny_options | {"output_dir": tmp_path / "run"} | options))
 
 
@@ -103,7 +111,7 @@ def noise_image() -> Callable[..., PILImage.Image]:
 
 @pytest.fixture
 def marked_image() -> Callable[[int], PILImage.Image]:
-    """Makes the 8x8 image of a number below 65,536, told by every pixel: red holds the low byte, green the high."""
+    """Makes the 8x8 image of a number below 65,536: in every pixel red holds the low byte, green the high."""
     return lambda number: PILImage.new("RGB", (8, 8), (number % 256, number // 256, 7))
 
 

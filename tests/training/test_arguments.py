@@ -4,28 +4,27 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
-import yaml
 
 from hub.run.errors import InputError
-from training.arguments import GROUPS, Arguments, option_names, parse_arguments
+from training.arguments import GROUPS, REMOVED, Arguments, RemovedOption, option_names, parse_arguments
 
 
-RECIPES = Path(__file__).parents[2] / "training" / "recipes"
 FIELDS = {option.name: option for group in GROUPS for option in fields(group)}
+DATA = ("--dataset_name", "digits")
 
-Write = Callable[[str], str]
+Write = Callable[[str | bytes], str]
 
 
 @pytest.fixture
 def write_recipe(tmp_path: Path) -> Write:
     """Writes a YAML file and returns its path."""
 
-    def write(text: str) -> str:
+    def write(content: str | bytes) -> str:
         path = tmp_path / "recipe.yaml"
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return str(path)
 
     return write
@@ -36,69 +35,59 @@ def error_of(*command_line: str) -> str:
     with pytest.raises(InputError) as caught:
         parse_arguments(command_line)
     message = str(caught.value)
-    assert message
-    assert "\n" not in message
+    assert message and "\n" not in message
     return message
 
 
 def value_of(arguments: Arguments, name: str) -> Any:
-    """The value of an option, whichever group it is in."""
+    """The value of an option of any group."""
     (group,) = [group for group in vars(arguments).values() if hasattr(group, name)]
     return getattr(group, name)
 
 
-@pytest.mark.parametrize("config_first", [True, False])
-def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(
-    write_recipe: Write, config_first: bool
-) -> None:
+@pytest.mark.parametrize("order", ["config first", "config last", "with an equals sign"])
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(write_recipe: Write, order: str) -> None:
     recipe = write_recipe("dataset_name: digits\nnum_epochs: 7\nlearning_rate: 0.25\nhorizontal_flip: false\n")
     config, own = ["--config", recipe], ["--num_epochs", "9", "--horizontal_flip", "true"]
-    arguments = parse_arguments(config + own if config_first else own + config)
+    if order == "with an equals sign":
+        config = [f"--config={recipe}"]
+    arguments = parse_arguments(own + config if order == "config last" else config + own)
     assert arguments.optimization.num_epochs == 9
     assert arguments.optimization.horizontal_flip is True
     assert arguments.optimization.learning_rate == 0.25
     assert arguments.optimization.warmup_epochs == FIELDS["warmup_epochs"].default
 
 
-def test_config_may_be_given_with_an_equals_sign(write_recipe: Write) -> None:
-    assert parse_arguments([f"--config={write_recipe('dataset_name: digits')}"]).data.dataset_name == "digits"
-
-
-def test_without_a_file_the_defaults_hold() -> None:
-    arguments = parse_arguments(["--dataset_name", "digits"])
-    derived = {"dataset_name": "digits", "classes_per_step": 10}
+def test_without_a_file_the_defaults_hold(write_recipe: Write) -> None:
+    arguments = parse_arguments(DATA)
+    decided = {"dataset_name": "digits", "classes_per_step": 10, "method": "dytox"}
     for name, option in FIELDS.items():
-        assert value_of(arguments, name) == derived.get(name, option.default)
-
-
-def test_lists_come_from_yaml_and_are_replaced_as_a_whole(write_recipe: Write) -> None:
-    recipe = write_recipe("dataset_name: digits\nclass_order: [cat, 3, dog]\n")
-    assert parse_arguments(["--config", recipe]).data.class_order == ["cat", "3", "dog"]
-    assert parse_arguments(["--config", recipe, "--class_order", "a", "b"]).data.class_order == ["a", "b"]
-
-
-def test_null_in_yaml_is_the_default(write_recipe: Write) -> None:
-    recipe = write_recipe("dataset_name: digits\nnum_classes: null\nlearning_rate: ~\nclass_order:\n")
-    arguments = parse_arguments(["--config", recipe])
-    assert arguments.data.num_classes is None
-    assert arguments.data.class_order is None
-    assert arguments.optimization.learning_rate == FIELDS["learning_rate"].default
-
-
-@pytest.mark.parametrize("text", ["1.0e-3", "1e-3", "0.001", ".001"])
-def test_numbers_may_be_written_in_every_way(write_recipe: Write, text: str) -> None:
-    recipe = write_recipe(f"dataset_name: digits\nlearning_rate: {text}")
-    assert parse_arguments(["--config", recipe]).optimization.learning_rate == 0.001
+        assert value_of(arguments, name) == decided.get(name, option.default)
+    assert parse_arguments(["--config", write_recipe("# nothing\n"), *DATA]) == arguments
+    # A published model decides both.
+    continued = parse_arguments([*DATA, "--model_name_or_path", "org/name"])
+    assert (continued.data.classes_per_step, continued.method.method) == (None, None)
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("true", True), ("yes", True), ("on", True), ("false", False), ("no", False)]
+    ("line", "expected"),
+    [
+        ("class_order: [cat, 3, dog]", ["cat", "3", "dog"]),
+        ("class_order: seed:1993", ["seed:1993"]),
+        ("class_order:", None),
+        ("num_classes: null", None),
+        ("num_epochs: [7]", 7),
+        *((f"learning_rate: {text}", 0.001) for text in ("1.0e-3", "1e-3", "0.001", ".001")),
+        ("learning_rate: ~", 5e-4),
+        *((f"distillation: {text}", True) for text in ("true", "yes", "on")),
+        *((f"distillation: {text}", False) for text in ("false", "no")),
+        ("mixed_precision: no", "no"),
+        ("mixed_precision: bf16", "bf16"),
+    ],
 )
-def test_booleans_in_yaml(write_recipe: Write, text: str, expected: bool) -> None:
-    recipe = write_recipe(f"dataset_name: digits\ndistillation: {text}\nfixed_memory: {text}")
-    method = parse_arguments(["--config", recipe]).method
-    assert method.distillation is expected
-    assert method.fixed_memory is expected
+def test_values_in_yaml(write_recipe: Write, line: str, expected: Any) -> None:
+    arguments = parse_arguments(["--config", write_recipe(f"dataset_name: digits\n{line}\n")])
+    assert value_of(arguments, line.partition(":")[0]) == expected
 
 
 @pytest.mark.parametrize(
@@ -110,93 +99,100 @@ def test_booleans_in_yaml(write_recipe: Write, text: str, expected: bool) -> Non
     ],
 )
 def test_booleans_on_the_command_line(words: list[str], expected: tuple[bool, bool]) -> None:
-    method = parse_arguments(["--dataset_name", "digits", *words]).method
+    method = parse_arguments([*DATA, *words]).method
     assert (method.distillation, method.fixed_memory) == expected
 
 
-def test_an_unknown_option_in_the_file_is_refused_with_the_closest_known_one(write_recipe: Write) -> None:
-    recipe = write_recipe("dataset_name: digits\nlearning_rat: 1\n")
-    message = error_of("--config", recipe)
-    assert "learning_rat " in message
-    assert recipe in message
-    assert "did you mean --learning_rate?" in message
-
-
-@pytest.mark.parametrize("word", ["--memory_sise", "--memory_siz=3", "--memorysize"])
-def test_an_unknown_option_on_the_command_line_is_refused_with_the_closest_known_one(word: str) -> None:
-    message = error_of("--dataset_name", "digits", word, "3")
-    assert word in message
-    assert "did you mean --memory_size?" in message
-
-
-def test_an_unlike_option_is_refused_with_a_pointer_to_help() -> None:
-    assert "--xyzzy: see --help" in error_of("--dataset_name", "digits", "--xyzzy")
-
-
-def test_options_are_not_abbreviated() -> None:
-    # An abbreviation would change its meaning when an option is added.
-    assert "--num_ep" in error_of("--dataset_name", "digits", "--num_ep", "3")
+def test_a_list_on_the_command_line_replaces_that_of_the_file(write_recipe: Write) -> None:
+    recipe = write_recipe("dataset_name: digits\nclass_order: [cat, 3, dog]\n")
+    assert parse_arguments(["--config", recipe, "--class_order", "a", "b"]).data.class_order == ["a", "b"]
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("content", "parts"),
     [
-        ("num_epochs", "ten"),
-        ("num_epochs", "1.5"),
-        ("learning_rate", "fast"),
-        ("distillation", "perhaps"),
-        ("train_crop", "centre"),
-        ("encoder_attention", "sparse"),
+        *((text, ("--config", "recipe.yaml holds")) for text in ("- dataset_name", "digits", "3")),
+        *(
+            (content, ("--config", "recipe.yaml is not valid YAML"))
+            for content in (b"a: [1", b"a: b: c", b"\x00\x01", b"\xff\xfe\xfa", b"name: \xe9")
+        ),
+        ("class_per_step: 2", ("class_per_step in ", "recipe.yaml: did you mean --classes_per_step?")),
+        ("num_epochs: [1, 2]", ("num_epochs in ", "is the list [1, 2]: give one value")),
+        ("num_epochs: []", ("num_epochs in ", "is the list []: give one value")),
+        ("num_epochs: {a: 1}", ("--num_epochs", "{'a': 1}")),
+        ("train_crop: centre", ("--train_crop", "'centre'", "'pad', 'resize', 'none'")),
+        ("learning_rate: -1e-4", ("--learning_rate -0.0001 must be at least 0.",)),
+        ("learning_rate: -.inf", ("--learning_rate -inf must be a finite number",)),
+        ("learning_rate: .nan", ("--learning_rate nan must be a finite number",)),
     ],
 )
-def test_a_value_of_the_wrong_type_is_named_with_its_option(write_recipe: Write, name: str, value: str) -> None:
-    for command_line in (
-        ("--dataset_name", "digits", f"--{name}", value),
-        ("--config", write_recipe(f"dataset_name: digits\n{name}: {value}")),
-    ):
-        message = error_of(*command_line)
-        assert name in message
-        assert value in message
+def test_a_bad_file_is_named_with_what_is_wrong(
+    write_recipe: Write, content: str | bytes, parts: tuple[str, ...]
+) -> None:
+    message = error_of("--config", write_recipe(content), *DATA)
+    for part in parts:
+        assert part in message
 
 
-@pytest.mark.parametrize("value", ["[1, 2]", "{a: 1}"])
-def test_yaml_of_another_shape_is_refused(write_recipe: Write, value: str) -> None:
-    assert "num_epochs" in error_of("--config", write_recipe(f"dataset_name: digits\nnum_epochs: {value}"))
-
-
-@pytest.mark.parametrize("value", ["-1", "-1.0e-4", "-1e-4", "-0.5", "-.inf", ".nan", ".inf"])
-def test_a_bad_number_in_yaml_is_named(write_recipe: Write, value: str) -> None:
-    message = error_of("--config", write_recipe(f"dataset_name: digits\nlearning_rate: {value}"))
-    assert message.startswith(f"--learning_rate {float(value.replace('.inf', 'inf').replace('.nan', 'nan'))} must be")
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.yaml", tmp_path):
-        assert f"--config {path} does not exist" in error_of("--config", str(path))
+        assert f"--config {path} does not exist: give the path" in error_of("--config", str(path))
 
 
-@pytest.mark.parametrize("text", ["- dataset_name", "digits", "3"])
-def test_a_file_that_is_no_mapping_is_refused(write_recipe: Write, text: str) -> None:
-    recipe = write_recipe(text)
-    assert f"--config {recipe} holds" in error_of("--config", recipe)
+@pytest.mark.parametrize("word", ["--memory_sise", "--memory_siz=3", "--memorysize"])
+def test_an_unknown_option_is_refused_with_the_closest_known_one(word: str) -> None:
+    message = error_of(*DATA, word, "3")
+    assert word in message and "did you mean --memory_size?" in message
 
 
-@pytest.mark.parametrize("content", [b"a: [1", b"a: b: c", b"\x00\x01", b"\xff\xfe\xfa", b"name: \xe9"])
-def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path, content: bytes) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_bytes(content)
-    assert f"--config {recipe} is not valid YAML" in error_of("--config", str(recipe))
+def test_an_unlike_or_abbreviated_option_is_refused() -> None:
+    assert "--xyzzy: see --help" in error_of(*DATA, "--xyzzy")
+    # An abbreviation would change its meaning when an option is added.
+    assert "--num_ep" in error_of(*DATA, "--num_ep", "3")
 
 
-def test_an_empty_file_says_nothing(write_recipe: Write) -> None:
-    empty = write_recipe("# nothing\n")
-    assert parse_arguments(["--config", empty, "--dataset_name", "digits"]) == parse_arguments(
-        ["--dataset_name", "digits"]
-    )
+def test_an_option_that_was_removed_is_ignored_at_its_old_default_and_refused_otherwise(
+    write_recipe: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(REMOVED, "warm_restarts", RemovedOption(0, "use --warmup_epochs."))
+    for text in ("0", "[0]"):
+        recipe = write_recipe(f"dataset_name: digits\nwarm_restarts: {text}\n")
+        assert parse_arguments(["--config", recipe]) == parse_arguments(DATA)
+    expected = "warm_restarts{} was removed: use --warmup_epochs."
+    recipe = write_recipe("dataset_name: digits\nwarm_restarts: 2\n")
+    assert expected.format(f" in {recipe}") in error_of("--config", recipe)
+    assert expected.format("=0") in error_of(*DATA, "--warm_restarts=0")
 
 
-def test_a_data_set_is_required() -> None:
-    assert "--dataset_name is missing" in error_of()
+# The lower bound of every number but those in a range of their own.
+BOUNDS = {
+    1: (
+        "classes_per_step initial_classes num_classes max_train_samples_per_class max_eval_samples_per_class "
+        "image_size patch_size hidden_size num_hidden_layers num_task_attention_layers num_attention_heads "
+        "intermediate_size num_epochs per_device_train_batch_size gradient_accumulation_steps "
+        "per_device_eval_batch_size repeated_augmentation"
+    ),
+    0: (
+        "finetuning_epochs finetuning_learning_rate memory_size divergence_weight mixup_alpha sam_rho learning_rate "
+        "learning_rate_batch_size warmup_epochs warmup_learning_rate min_learning_rate weight_decay num_workers seed"
+    ),
+}
+
+
+def test_every_number_is_refused_out_of_its_bounds() -> None:
+    bounded = {"distillation_temperature", "drop_path_rate", "mixup_label_smoothing"}
+    for bound, names in BOUNDS.items():
+        bounded |= set(names.split())
+        for name in names.split():
+            message = error_of(*DATA, f"--{name}", str(bound - 1))
+            assert f"--{name} {bound - 1}" in message and f"must be at least {bound}." in message
+    for name in ("drop_path_rate", "mixup_label_smoothing"):
+        for value in ("-0.5", "1.0", "1.5"):
+            assert error_of(*DATA, f"--{name}", value) == f"--{name} {value} must be in [0, 1)."
+    message = error_of(*DATA, "--distillation_temperature", "0")
+    assert message == "--distillation_temperature 0.0 must be greater than 0."
+    hints = {name: hint for group in GROUPS for name, hint in get_type_hints(group).items()}
+    assert {name for name, hint in hints.items() if {int, float} & {hint, *get_args(hint)}} == bounded
 
 
 def test_help_explains_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,7 +211,7 @@ def test_help_explains_every_option_with_its_default(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb"])
 def test_a_tracker_that_is_not_installed_is_refused(name: str) -> None:
     packages = (name, "tensorboardX") if name == "tensorboard" else (name,)
-    command_line = ["--dataset_name", "digits", "--report_to", name]
+    command_line = [*DATA, "--report_to", name]
     if any(importlib.util.find_spec(package) for package in packages):
         assert parse_arguments(command_line).output.report_to == name
     else:
@@ -231,14 +227,3 @@ def test_the_recipe_holds_what_decides_the_result_and_nothing_else(make_argument
     for name, value in (("seed", 1), ("num_epochs", 3), ("method", "joint"), ("hidden_size", 96), ("num_classes", 2)):
         changed = make_arguments(**{name: value}).recipe()
         assert {key for key in recipe if recipe[key] != changed[key]} == {name}
-
-
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_parses_and_says_what_it_is(path: Path) -> None:
-    arguments = parse_arguments(["--config", str(path)])
-    for name, value in yaml.safe_load(path.read_text(encoding="utf-8")).items():
-        if value is not None:
-            assert str(value_of(arguments, name)) == str(value) or float(value_of(arguments, name)) == float(value)
-    header = "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
-    for word in ("Paper:", "Cost:", "Command:", f"training/recipes/{path.name}"):
-        assert word in header

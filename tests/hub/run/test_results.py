@@ -14,11 +14,11 @@ from hub.run.results import OVER_ALL_CLASSES, RunResults
 from tests.hub.fake_run import fake_results, make_ancestors, make_results, with_calibration
 
 
-#: What users and other tools read.
-KEYS = {"dataset", "num_steps", "class_order", "seed", "method", "steps", "average_incremental_accuracy"}
-KEYS |= {"last_accuracy", "forgetting", "backward_transfer", "code_version", "method_card"}
-STEP_KEYS = {"step", "classes", "num_seen_classes", "accuracy", "top5_accuracy", "accuracy_per_step"}
-STEP_KEYS |= {"expected_calibration_error", "num_parameters", "memory_size", "train_seconds"}
+# What users and other tools read.
+KEYS = set("dataset num_steps class_order seed method steps code_version method_card last_accuracy".split())
+KEYS |= {"average_incremental_accuracy", "forgetting", "backward_transfer"}
+STEP_KEYS = set("step classes num_seen_classes accuracy top5_accuracy accuracy_per_step num_parameters".split())
+STEP_KEYS |= {"expected_calibration_error", "memory_size", "train_seconds"}
 
 
 def with_task_aware_zeros(results: RunResults) -> RunResults:
@@ -89,24 +89,22 @@ def edited(edit: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     return results
 
 
+WITHOUT_GAPS = fake_results(4)
 CONTRADICTIONS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda r: r.pop("method"), "method is missing"),
     (lambda r: r.update(steps=[]), "steps is empty"),
-    (lambda r: r.update(steps=[1]), "steps[0] is 1, expected an object"),
     (lambda r: r.update(num_steps=1), "expected at most num_steps = 1"),
-    (lambda r: r.update(num_steps="3"), "num_steps is '3', expected a whole number"),
     (lambda r: r.update(seed=2**60), "seed is 1152921504606846976, expected a whole number in 0..9007199254740992"),
     (lambda r: r.update(last_accuracy=0.1234), "last_accuracy is 0.1234, but that of the last step is None"),
     (lambda r: r.update(average_incremental_accuracy=0.2), "average_incremental_accuracy is 0.2, expected null"),
+    (lambda r: r.update(WITHOUT_GAPS | {"average_incremental_accuracy": None}), "accuracy is null, expected a number"),
     (lambda r: r.update(forgetting=0.1), "forgetting is 0.1, but that of the last step is None"),
     (lambda r: r["steps"][0].update(accuracy=76.8), "steps[0].accuracy is 76.8, expected a number in 0..1"),
-    (lambda r: r["steps"][0].update(accuracy=True), "steps[0].accuracy is True"),
     (lambda r: r["steps"][0].update(accuracy=None), "step 1: accuracy is null, expected a number in 0..1, or"),
     (lambda r: r["steps"][1].update(accuracy=0.5), "step 2: accuracy is 0.5, expected null"),
     (lambda r: r["steps"][1].update(top5_accuracy=0.5), "step 2: top5_accuracy is 0.5, expected null"),
     (lambda r: r["steps"][1].update(measured_classes=["?"]), "step 2: measured_classes is ['?'], expected some"),
     (lambda r: r["steps"][1].update(measured_classes=r["class_order"][:4]), "expected some, not all"),
-    (lambda r: r["steps"][1].update(classes=[7, 8]), "steps[1].classes[0] is 7, expected a string"),
     (lambda r: r["steps"][1].update(num_seen_classes=9), "num_seen_classes is 9, expected 4"),
     (lambda r: r["steps"][1]["accuracy_per_step"].pop(), "length of accuracy_per_step is 1, expected 2"),
     (
@@ -120,8 +118,6 @@ CONTRADICTIONS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda r: r["ancestors"][1].update(num_steps=1), "ancestor 2: num_steps is 1, expected more than 1"),
     (lambda r: r["ancestors"][1].update(num_steps=4), "less than 4, all steps"),
     (lambda r: r["ancestors"][0].update(commit="main"), "ancestor 1: commit is 'main', expected 40"),
-    (lambda r: r.update(ancestors=["org/x"]), "ancestors[0] is 'org/x', expected an object"),
-    (lambda r: r["method_card"].update(can_continue=1), "method_card.can_continue is 1, expected true or false"),
 ]
 
 
@@ -130,8 +126,3 @@ def test_a_contradiction_is_one_line_that_names_it(edit: Callable[[dict[str, Any
     with pytest.raises(StepFolderError, match=re.escape(expected)) as caught:
         RunResults.from_dict(edited(edit))
     assert str(caught.value).startswith("results.json")
-
-
-def test_a_run_without_gaps_has_an_average() -> None:
-    with pytest.raises(StepFolderError, match="average_incremental_accuracy is null, expected a number"):
-        RunResults.from_dict(fake_results(3) | {"average_incremental_accuracy": None})

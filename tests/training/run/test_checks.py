@@ -1,5 +1,6 @@
-"""Broken images are found before anything is trained."""
+"""Precision, images and disk are checked before anything is trained."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,166 +12,156 @@ from accelerate import Accelerator
 from PIL import Image as PILImage
 
 from hub.run.errors import InputError
+from tests.training.conftest import Outcome
 from training.arguments import Arguments
 from training.data.examples import Examples
 from training.data.scenario import Scenario, make_scenario
 from training.data.splits import LabelledSplits
 from training.run import checks
-from training.run.checks import check_images, check_precision, check_shared
+from training.run.checks import check_disk, check_images, check_precision
 
 
-class OneOf:
+MakeScenario = Callable[..., Scenario]
+
+
+def one_of(num_processes: int, process_index: int) -> Any:
     """Stands for the accelerator of one of several processes."""
-
-    is_main_process = False
-
-    def __init__(self, process_index: int, num_processes: int) -> None:
-        self.process_index = process_index
-        self.num_processes = num_processes
+    return SimpleNamespace(is_main_process=False, num_processes=num_processes, process_index=process_index)
 
 
 @pytest.fixture
-def scenario_with(
+def scenario_of(
     make_examples: Callable[..., Examples],
     marked_image: Callable[[int], PILImage.Image],
     make_arguments: Callable[..., Arguments],
-) -> Callable[..., Scenario]:
-    """A scenario of two steps and twelve images a split; those in `broken[split]` are broken."""
+) -> MakeScenario:
+    """A scenario of two steps whose images have these numbers, in both splits; those in `broken[split]` are broken."""
 
-    def make(**broken: list[int]) -> Scenario:
+    def make(numbers: Any = range(12), class_names: tuple[str, str] = ("a", "b"), **broken: list[int]) -> Scenario:
         def examples(split: str) -> Examples:
-            rows = [b"broken" if row in broken.get(split, []) else marked_image(row) for row in range(12)]
-            return make_examples(rows, [row % 2 for row in range(12)])
+            rows = [b"broken" if n in broken.get(split, []) else marked_image(n) for n in numbers]
+            return make_examples(rows, [row % 2 for row in range(len(rows))])
 
-        splits = LabelledSplits(examples("train"), examples("test"), ["a", "b"])
+        splits = LabelledSplits(examples("train"), examples("test"), list(class_names))
         return make_scenario(splits, make_arguments(classes_per_step=1).data)
 
     return make
 
 
-def test_good_images_pass(scenario_with: Callable[..., Scenario]) -> None:
-    check_images(scenario_with(), Accelerator())
+def error_of(scenario: Scenario, accelerator: Any) -> str | None:
+    try:
+        check_images(scenario, accelerator)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 @pytest.mark.parametrize(("split", "kind"), [("train", "training"), ("test", "test")])
-@pytest.mark.parametrize("row", range(12))
-def test_a_broken_image_of_any_step_is_named(
-    scenario_with: Callable[..., Scenario], split: str, kind: str, row: int
-) -> None:
-    with pytest.raises(InputError, match=f"In the {kind} split: The image in row {row} cannot be read"):
-        check_images(scenario_with(**{split: [row]}), Accelerator())
+def test_a_broken_image_of_any_step_is_named_by_one_process(scenario_of: MakeScenario, split: str, kind: str) -> None:
+    assert error_of(scenario_of(), Accelerator()) is None
+    for row in range(12):
+        scenario = scenario_of(**{split: [row]})
+        named = f"In the {kind} split: The image in row {row} cannot be read"
+        assert named in str(error_of(scenario, Accelerator()))
+        errors = [error_of(scenario, one_of(3, process)) for process in range(3)]
+        assert [named in str(error) for error in errors if error] == [True]
 
 
-@pytest.mark.parametrize("num_processes", [2, 3, 5])
-@pytest.mark.parametrize("row", [0, 5, 11])
-def test_processes_share_out_the_images(scenario_with: Callable[..., Scenario], num_processes: int, row: int) -> None:
-    scenario = scenario_with(train=[row])
-    found = 0
-    for process_index in range(num_processes):
-        accelerator: Any = OneOf(process_index, num_processes)
-        try:
-            check_images(scenario, accelerator)
-        except InputError:
-            found += 1
-    assert found == 1
-
-
-def test_of_a_large_split_only_some_are_read(
-    scenario_with: Callable[..., Scenario], monkeypatch: pytest.MonkeyPatch
+def test_of_a_large_split_images_at_even_distances_are_read(
+    scenario_of: MakeScenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "MAX_CHECKED_IMAGES", 4)
-    read = []
-    image = Examples.image
-
-    def spy(examples: Examples, position: int) -> PILImage.Image:
-        read.append(position)
-        return image(examples, position)
-
-    monkeypatch.setattr(Examples, "image", spy)
-    check_images(scenario_with(), Accelerator())
-    for split in (read[:4], read[4:]):
-        assert len(split) == len(set(split)) == 4
-        assert (split[0], split[-1]) == (0, 11)
+    read = [row for row in range(12) if error_of(scenario_of(train=[row]), Accelerator())]
+    assert (len(read), read[0], read[-1]) == (4, 0, 11)
+    assert min(after - before for before, after in zip(read, read[1:], strict=False)) >= 3
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
 def test_the_script_finds_a_broken_image_before_it_makes_a_folder(
-    run_script: Callable[..., Any],
+    run_script: Callable[..., Outcome],
     write_image_folder: Callable[..., Path],
     noise_image: Callable[..., PILImage.Image],
     tmp_path: Path,
-    split: str,
 ) -> None:
-    # The class of the last step: training would reach it after hours.
-    names = ("a", "b", "c")
     images: dict[str, dict[str, list[Any]]] = {
-        name: {label: [noise_image(0), noise_image(1)] for label in names} for name in ("train", "test")
+        split: {name: [noise_image(0), noise_image(1)] for name in "abc"} for split in ("train", "test")
     }
-    images[split]["c"][1] = b"\x89PNG\r\n\x1a\n broken"
+    # The class of the last step: training would reach it after hours.
+    images["train"]["c"][1] = b"\x89PNG\r\n\x1a\n broken"
     folder, output = write_image_folder(images), tmp_path / "run"
     outcome = run_script("--dataset_name", str(folder), "--classes_per_step", "1", "--output_dir", str(output))
-    assert outcome.status == 2
-    (line,) = outcome.errors.splitlines()
-    assert line.startswith(f"error: In the {'training' if split == 'train' else split} split: The image in row 5 ")
+    assert outcome.refusal.startswith("error: In the training split: The image in row 5 ")
     assert not output.exists()
 
 
-def fake_accelerator(device: str, mixed_precision: str) -> Any:
-    return SimpleNamespace(device=torch.device(device), mixed_precision=mixed_precision)
-
-
-def test_float16_is_refused_where_it_does_not_work(make_arguments: Callable[..., Arguments]) -> None:
-    with pytest.raises(InputError, match="--mixed_precision fp16 needs a GPU: choose bf16 or no"):
-        check_precision(make_arguments(), fake_accelerator("cpu", "fp16"))
-    with pytest.raises(InputError, match=r"--sam_rho 3.0 does not work in float16.*choose --mixed_precision bf16"):
-        check_precision(make_arguments(sam_rho=3.0), fake_accelerator("cuda", "fp16"))
-
-
-@pytest.mark.parametrize(("device", "precision", "rho"), [("cpu", "bf16", 3), ("cuda", "fp16", 0), ("cpu", "no", 3)])
-def test_other_precisions_pass(
-    make_arguments: Callable[..., Arguments], device: str, precision: str, rho: float
-) -> None:
-    check_precision(make_arguments(sam_rho=rho), fake_accelerator(device, precision))
-
-
-def test_processes_that_do_not_see_the_folder_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_shared(tmp_path, Accelerator())
-    assert list(tmp_path.iterdir()) == []
-    # What the others answer: one of them is on a machine without the folder.
-    monkeypatch.setattr(checks, "gather_object", lambda mine: [*mine, False])
-    with pytest.raises(
-        InputError, match="is not the same folder for every process: choose one on a disk that all machines"
-    ):
-        check_shared(tmp_path, Accelerator())
-
-
 def test_equal_images_have_equal_fingerprints_on_any_number_of_processes(
-    scenario_with: Callable[..., Scenario], monkeypatch: pytest.MonkeyPatch
+    scenario_of: MakeScenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenario = scenario_with()
-    alone = check_images(scenario, Accelerator())
-    assert alone == check_images(scenario_with(), Accelerator()) and alone["training"] != "" != alone["test"]
+    alone = check_images(scenario_of(), Accelerator())
     for num_processes in (2, 3):
-        shares = [
-            [checks._look_at_images(examples, "", OneOf(process, num_processes)) for process in range(num_processes)]  # type: ignore[arg-type]
-            for examples in (scenario.train, scenario.test)
-        ]
-        gathered = iter(shares)
-        monkeypatch.setattr(checks, "gather_object", lambda mine, gathered=gathered: next(gathered))
-        assert check_images(scenario, Accelerator()) == alone
+        sent: list[list[Any]] = []
+        monkeypatch.setattr(checks, "gather_object", lambda share, sent=sent: sent.append(share) or share)
+        for process in range(num_processes):
+            check_images(scenario_of(), one_of(num_processes, process))
+        gathered = iter([sum(sent[0::2], []), sum(sent[1::2], [])])
+        monkeypatch.setattr(checks, "gather_object", lambda share, gathered=gathered: next(gathered))
+        assert check_images(scenario_of(), one_of(num_processes, 0)) == alone
 
 
-def test_images_that_change_places_change_the_fingerprint(
-    make_examples: Callable[..., Examples],
-    marked_image: Callable[[int], PILImage.Image],
-    make_arguments: Callable[..., Arguments],
+def test_other_images_places_and_names_have_other_fingerprints(scenario_of: MakeScenario) -> None:
+    scenarios = [scenario_of([0, 1, 2, 3]), scenario_of([0, 3, 2, 1]), scenario_of([0, 1, 2, 4])]
+    scenarios.append(scenario_of([0, 1, 2, 3], ("a", "c")))
+    assert len({check_images(scenario, Accelerator())["training"] for scenario in scenarios}) == 4
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "sam_rho", "error"),
+    [
+        ("cpu", "fp16", 0, "--mixed_precision fp16 needs a GPU: choose bf16 or no."),
+        ("cuda", "fp16", 3, "--sam_rho 3.0 does not work in float16"),
+        ("cpu", "bf16", 3, None),
+        ("cuda", "fp16", 0, None),
+        ("cpu", "no", 3, None),
+    ],
+)
+def test_float16_is_refused_where_it_does_not_work(
+    make_arguments: Callable[..., Arguments], device: str, precision: str, sam_rho: float, error: str | None
 ) -> None:
-    def fingerprint(rows: list[int], names: list[str]) -> str:
-        examples = make_examples([marked_image(row) for row in rows], [row % 2 for row in range(len(rows))])
-        splits = LabelledSplits(examples, examples, names)
-        scenario = make_scenario(splits, make_arguments(classes_per_step=1).data)
-        return check_images(scenario, Accelerator())["training"]
+    accelerator: Any = SimpleNamespace(device=torch.device(device), mixed_precision=precision)
+    try:
+        check_precision(make_arguments(sam_rho=sam_rho), accelerator)
+    except InputError as caught:
+        assert error is not None and error in str(caught)
+    else:
+        assert error is None
 
-    fingerprints = [fingerprint([0, 1, 2, 3], ["a", "b"]), fingerprint([0, 3, 2, 1], ["a", "b"])]
-    fingerprints += [fingerprint([0, 1, 2, 4], ["a", "b"]), fingerprint([0, 1, 2, 3], ["a", "c"])]
-    assert len(set(fingerprints)) == 4
+
+@pytest.mark.parametrize(("hidden_size", "unit"), [(96, "MB"), (384, "GB")])
+def test_a_disk_too_small_is_refused_with_sizes_that_can_be_read(
+    scenario_of: MakeScenario,
+    make_arguments: Callable[..., Arguments],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hidden_size: int,
+    unit: str,
+) -> None:
+    scenario, arguments = scenario_of(), make_arguments(hidden_size=hidden_size, num_hidden_layers=10)
+    old = tmp_path / "run" / "checkpoints" / "state"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(bytes(500_000))
+
+    def check(free: float, last_step: int = 0) -> str | None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+        try:
+            check_disk(tmp_path / "run", scenario, arguments, last_step, 20, old.parent)
+        except InputError as error:
+            return str(error)
+        return None
+
+    message = check(free=0)
+    assert message is not None and "has 0.5 MB of free disk, the run needs about " in message
+    needed = message.partition("about ")[2].partition(":")[0]
+    assert needed.endswith(unit) and 1 <= float(needed.split()[0]) < 1000
+    size = float(needed.split()[0]) * {"MB": 1e6, "GB": 1e9}[unit]
+    # What the run will replace counts as free.
+    assert check(size * 1.1) is None and check(size * 0.9) is not None
+    assert check(0, last_step=2) is None, "there is nothing left to write"
