@@ -10,10 +10,10 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+from accelerate import Accelerator
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 
-from tests.command_line import words
 from training import incremental
 from training.arguments import Arguments, parse_arguments
 from training.data.examples import Examples
@@ -54,6 +54,23 @@ def own_datasets_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets_cache"))
 
 
+def command_line(options: Mapping[str, object]) -> list[str]:
+    """Options as words of a command line: a list gives several, None leaves the option out."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return [
+        word
+        for name, value in given.items()
+        for word in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
+    ]
+
+
+def train(options: Mapping[str, object]) -> Path:
+    """Learns with these options in this process; returns the folder of the run."""
+    arguments = parse_arguments(command_line(options))
+    incremental.run(arguments, Accelerator())
+    return Path(arguments.output.output_dir)
+
+
 @pytest.fixture
 def encode_image() -> Callable[..., bytes]:
     """Encodes an image: `encode_image(image, file_format="PNG", **options)`."""
@@ -64,19 +81,13 @@ def encode_image() -> Callable[..., bytes]:
 def make_arguments() -> Callable[..., Arguments]:
     """Parses options given by keyword, as from a command line; the data set is 'digits' unless they say otherwise."""
 
-    def make(**options: Any) -> Arguments:
-        command_line: list[str] = []
-        for name, value in ({"dataset_name": "digits"} | options).items():
-            command_line += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-        return parse_arguments(command_line)
-
-    return make
+    return lambda **options: parse_arguments(command_line({"dataset_name": "digits"} | options))
 
 
 @pytest.fixture
 def make_tiny_arguments(tiny_options: dict[str, object], tmp_path: Path) -> Callable[..., Arguments]:
     """Parses the options of a run that takes seconds, changed by keyword; its folder is `run`."""
-    return lambda **options: parse_arguments(words(tiny_options | {"output_dir": tmp_path / "run"} | options))
+    return lambda **options: parse_arguments(command_line(tiny_options | {"output_dir": tmp_path / "run"} | options))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
+from hub.run.errors import first_line, one_line
 from hub.run.layout import CONFIG_FILE
 from hub.run.schema import read_json
 from modeling_dytox import DyToxConfig, DyToxForImageClassification
@@ -30,6 +31,11 @@ LOADING_ERRORS = (
     SafetensorError,
     StrictDataclassError,
 )
+
+
+def loading_problem(error: BaseException) -> str:
+    """One of `LOADING_ERRORS` on one line: whole for a damaged config, else its first line, as some are pages long."""
+    return one_line(error) if isinstance(error, StrictDataclassError) else first_line(error)
 
 
 class WeightsError(ValueError):

@@ -9,16 +9,15 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
     RevisionResolutionError,
-    StrictDataclassError,
 )
 from transformers import ViTImageProcessor
 
-from hub.run.errors import InputError, first_line, one_line
+from hub.run.errors import InputError, first_line
 from hub.run.layout import CONFIG_FILE, RESULTS_FILE
 from hub.run.results import RunResults
 from hub.run.text import is_repo_id
 from modeling_dytox import DyToxForImageClassification
-from training.run.model import LOADING_ERRORS, WeightsError, load_model
+from training.run.model import LOADING_ERRORS, WeightsError, load_model, loading_problem
 
 
 class ModelSource:
@@ -98,10 +97,9 @@ class ModelSource:
                 f"{self.option} {self}: {error}; publish the step again, or copy its folder as a whole."
             ) from error
         except LOADING_ERRORS as error:
-            reason = one_line(error) if isinstance(error, StrictDataclassError) else first_line(error)
             raise InputError(
-                f"{self.option} {self} cannot be loaded ({reason}): give a step folder, or a repository on the Hub "
-                "and one of its revisions."
+                f"{self.option} {self} cannot be loaded ({loading_problem(error)}): give a step folder, or a "
+                "repository on the Hub and one of its revisions."
             ) from error
         return model, processor
 

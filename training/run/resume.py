@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from transformers.utils import logging
 
 import modeling_dytox
-from hub.run.errors import InputError, first_line
+from hub.run.errors import InputError
 from hub.run.results import RunResults
 from modeling_dytox import DyToxForImageClassification
 from training.data.memory import RehearsalMemory
@@ -13,7 +13,7 @@ from training.data.scenario import Step
 from training.loop.checkpointing import TrainingState
 from training.loop.processes import check_agreement, on_main_process
 from training.methods import Phase
-from training.run.model import LOADING_ERRORS, rebuild_model
+from training.run.model import LOADING_ERRORS, loading_problem, rebuild_model
 from training.run.recipe import without_local_paths
 from training.run.results import with_metrics
 from training.run.setup import Setup
@@ -151,7 +151,7 @@ def _newest_usable(setup: Setup, step: Step, memory: RehearsalMemory | None) -> 
         except LOADING_ERRORS as error:
             logger.warning(
                 f"The state after epoch {state.position.epoch} of phase {state.position.phase + 1} of step "
-                f"{step.number} cannot be used ({first_line(error)}). The run resumes from before it."
+                f"{step.number} cannot be used ({loading_problem(error)}). The run resumes from before it."
             )
     return None
 

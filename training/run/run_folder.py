@@ -15,12 +15,12 @@ from transformers import ViTImageProcessor
 
 from hub.run import layout
 from hub.run.atomic import PARTIAL, write_aside
-from hub.run.errors import InputError, StepFolderError, one_line
+from hub.run.errors import InputError, StepFolderError
 from hub.run.layout import FINGERPRINT_FILE, LOCK_FILE, RECIPE_FILE, RESULTS_FILE
 from hub.run.results import RunResults
 from modeling_dytox import DyToxForImageClassification
 from training.loop.disk import disk_errors_named
-from training.run.model import LOADING_ERRORS, load_model
+from training.run.model import LOADING_ERRORS, load_model, loading_problem
 from training.run.recipe import differences, read_recipe, to_yaml, without_local_paths
 
 
@@ -139,7 +139,7 @@ class RunFolder:
             return load_model(folder, attn_implementation=attn_implementation)
         except LOADING_ERRORS as error:
             raise InputError(
-                f"{folder} cannot be loaded ({one_line(error)}): delete it to learn step {step} again."
+                f"{folder} cannot be loaded ({loading_problem(error)}): delete it to learn step {step} again."
             ) from error
 
     def save_step(

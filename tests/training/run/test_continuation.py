@@ -1,6 +1,7 @@
 """Teaching more classes to a step that was saved: what is taken over, what is refused, and that it resumes."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,50 +11,39 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
-from hub.run.errors import InputError
 from modeling_dytox import DyToxForImageClassification
-from tests.command_line import words
-from tests.training.conftest import Outcome
+from tests.training.conftest import Outcome, command_line, train
+from tests.training.run.conftest import Start
 from training.arguments import parse_arguments
-from training.data.memory import RehearsalMemory
-from training.loop.checkpointing import Checkpoints, TrainingState
-from training.run.continuation import load_continuation
-from training.run.model import load_model
 
 
 # The digits that the continued model knows come first.
-SIX_KNOWN = {"num_classes": 6, "classes_per_step": 2}
 REST = {"num_classes": 10, "classes_per_step": 2, "known_classes": "test"}
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Keeps the run to continue, which is made once."""
-    return {"folder": tmp_path_factory.mktemp("saved")}
+RunContent = Callable[[Path], dict[str, object]]
 
 
 @pytest.fixture
-def source(saved: dict[str, Path], run_script: Callable[..., Outcome], tiny_options: dict[str, object]) -> Path:
-    """The output folder of a run of three steps."""
-    if "run" not in saved:
-        done = run_script(*words(tiny_options | SIX_KNOWN | {"output_dir": saved["folder"] / "run"}))
-        assert done.status == 0, done.errors
-        saved["run"] = saved["folder"] / "run"
-    return saved["run"]
+def options(tiny_options: dict[str, object], source: Path, tmp_path: Path) -> dict[str, object]:
+    """Continues step 3 with the other digits in two steps, into the folder `more`."""
+    return tiny_options | REST | {"model_name_or_path": source / "step3", "output_dir": tmp_path / "more"}
 
 
 @pytest.fixture
-def go_on(
-    run_script: Callable[..., Outcome], tiny_options: dict[str, object], source: Path, tmp_path: Path
-) -> Callable[..., Outcome]:
-    """Continues step 3 with the other digits, into the folder `more`; options given by keyword win."""
-    continued = {"model_name_or_path": source / "step3", "output_dir": tmp_path / "more"}
+def continued(options: dict[str, object], kept: Path) -> Path:
+    """The folder of the finished run; tests copy what they change."""
+    folder = kept / "continued"
+    return folder if folder.exists() else train(options | {"output_dir": folder})
 
-    def run(**options: Any) -> Outcome:
-        chosen = tiny_options | REST | continued | options
-        return run_script(*words({name: value for name, value in chosen.items() if value is not None}))
+
+@pytest.fixture
+def refuse(run_script: Callable[..., Outcome], options: dict[str, object]) -> Callable[..., str]:
+    """The line with which the script refuses these options, given by keyword, before it writes anything."""
+
+    def run(**changed: Any) -> str:
+        outcome = run_script(*command_line(options | changed))
+        assert not Path(str(options["output_dir"])).exists(), "a refused run leaves the folder to the next try"
+        return outcome.refusal
 
     return run
 
@@ -63,201 +53,206 @@ def results_of(output_dir: Path) -> dict[str, Any]:
     return results
 
 
-def refusal(outcome: Outcome) -> str:
-    """The line of a run that must have been refused."""
-    assert outcome.status == 2, outcome.output
-    (line,) = [line for line in outcome.errors.splitlines() if line.startswith("error: ")]
-    return line
+def relabel(step: Path, target: Path, **entries: Any) -> Path:
+    """A copy of a step, with its memory, whose results have these entries instead."""
+    shutil.copytree(step.parent / "memory", target / "memory")
+    copy = shutil.copytree(step, target / step.name)
+    (copy / "results.json").write_text(json.dumps(results_of(step) | entries))
+    return copy
 
 
-def test_two_more_steps_follow_those_of_the_published_model(
-    go_on: Callable[..., Outcome], source: Path, tmp_path: Path
-) -> None:
-    assert go_on().status == 0
-    more = tmp_path / "more"
-    assert sorted(path.name for path in more.glob("step*")) == ["step4", "step5"]
-    before, after = results_of(source), results_of(more)
+def test_two_more_steps_follow_those_of_the_published_model(continued: Path, source: Path, tmp_path: Path) -> None:
+    assert sorted(path.name for path in continued.glob("step*")) == ["step4", "step5"]
+    before, after = results_of(source), results_of(continued)
     assert after["steps"][:3] == before["steps"] and after["num_steps"] == 5
     assert after["class_order"] == [str(digit) for digit in range(10)]
     (ancestor,) = after["ancestors"]
     assert (ancestor["model"], ancestor["num_steps"], ancestor["commit"]) == ("step3", 3, None)
-    config = DyToxForImageClassification.from_pretrained(more / "step5").config
+    config = DyToxForImageClassification.from_pretrained(continued / "step5").config
     assert config.class_ranges == [[0, 2], [2, 4], [4, 6], [6, 8], [8, 10]] and config.num_task_tokens == 5
-    memory = pq.read_table(more / "memory" / "step5.parquet").to_pydict()
-    assert set(memory["label"]) == set(range(10)) and len(memory["label"]) <= 24
+    memory = pq.read_table(continued / "memory" / "step5.parquet").to_pydict()
+    assert len(memory["label"]) <= 24
     assert set(zip(memory["label"], memory["class_name"], strict=True)) == {(d, str(d)) for d in range(10)}
-    assert all(
-        str(tmp_path) not in path.read_text() for path in more.glob("step*/*.*") if path.suffix != ".safetensors"
-    )
+    text = [path for path in continued.glob("step*/*.*") if path.suffix != ".safetensors"]
+    assert not [path for path in text if str(source.parent) in path.read_text()]
 
 
-def test_a_run_without_interruption_and_one_that_lost_its_last_step_end_the_same(
-    go_on: Callable[..., Outcome], run_content: Callable[[Path], dict[str, object]], tmp_path: Path
+@pytest.mark.slow
+def test_wherever_it_stops_it_ends_as_the_run_that_did_not(
+    run_script: Callable[..., Outcome],
+    options: dict[str, object],
+    continued: Path,
+    run_content: RunContent,
+    tmp_path: Path,
 ) -> None:
-    assert go_on().status == 0
-    straight = run_content(tmp_path / "more")
-    again = go_on()
-    assert "holds 5 of 5 steps" in again.output and run_content(tmp_path / "more") == straight
-    shutil.rmtree(tmp_path / "more" / "step5")
-    assert "holds 4 of 5 steps" in go_on().output
-    assert run_content(tmp_path / "more") == straight
-    assert "holds a run of another recipe" in refusal(go_on(memory_name_or_path="none"))
+    more = tmp_path / "more"
+    (more / "memory" / "step4.parquet").mkdir(parents=True)
+    for name in ("training_config.yaml", "data_fingerprint.json"):
+        shutil.copy(continued / name, more / name)
+    words = command_line(options)
+    # Before the memory of its first own step is written, before that step is finished, and after it.
+    assert "memory/step4.parquet cannot be written" in run_script(*words).refusal
+    (more / "memory" / "step4.parquet").rmdir()
+    (more / "step4").touch()
+    stopped = run_script(*words)
+    assert "Step 4 resumes after main, epoch 2 of 2." in stopped.output
+    assert "step4 cannot be written" in stopped.refusal
+    (more / "step4").unlink()
+    assert "Step 4 resumes after finetuning, epoch 1 of 1." in run_script(*words).output
+    assert run_content(more) == run_content(continued)
+    shutil.rmtree(more / "step5")
+    assert "holds 4 of 5 steps" in run_script(*words).output
+    assert run_content(more) == run_content(continued)
+    assert "holds 5 of 5 steps" in run_script(*words).output
+    other = run_script(*words, "--memory_name_or_path", "none")
+    assert "holds a run of another recipe (memory_name_or_path was None, is none)" in other.refusal
 
 
-def test_growing_leaves_what_the_published_model_says_to_rounding(source: Path) -> None:
-    published = load_model(source / "step3").eval()
-    options = words({"dataset_name": "digits", "model_name_or_path": source / "step3"})
-    continuation = load_continuation(parse_arguments(options))
-    assert continuation is not None
-    continuation.model.add_task(["six", "seven"])
-    images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        grown = continuation.model.eval()(images).logits[:, :6]
-        torch.testing.assert_close(grown, published(images).logits, rtol=0, atol=1e-6)
+def test_it_is_taught_by_the_method_it_was_learned_with(
+    options: dict[str, object], source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = relabel(source / "step3", tmp_path / "old", method="replay")
+    (tmp_path / "order.txt").write_text("\n".join("6789012345"))
+    # The test split holds the new classes alone.
+    new = {
+        "class_order": tmp_path / "order.txt",
+        "num_classes": 4,
+        "classes_per_step": None,
+        "known_classes": "refuse",
+    }
+    more = train(options | new | {"model_name_or_path": step})
+    assert f"Continues {step} after step 3.\n" in capsys.readouterr().out
+    results = results_of(more)
+    assert (results["method"], results["ancestors"][0]["method"]) == ("replay", "replay")
+    phases = [json.loads(line).get("phase") for line in (more / "log.jsonl").read_text().splitlines()]
+    assert phases == ["main", "main", None]
+    assert [entry["step"] for entry in results["steps"]] == [1, 2, 3, 4]
+    last = results["steps"][-1]
+    assert last["accuracy"] is None and last["measured_classes"] == ["6", "7", "8", "9"]
+    assert last["accuracy_per_step"] == [None, None, None, last["accuracy_of_measured"]]
 
 
-def test_only_what_the_test_split_holds_is_measured(go_on: Callable[..., Outcome], tmp_path: Path) -> None:
-    file = tmp_path / "order.txt"
-    file.write_text("\n".join("6789012345"))
-    assert go_on(class_order=file, num_classes=4, known_classes="refuse", classes_per_step=None).status == 0
-    results = results_of(tmp_path / "more")
-    assert [step["step"] for step in results["steps"]] == [1, 2, 3, 4]
-    *old, new = results["steps"][-1]["accuracy_per_step"]
-    assert old == [None] * 3 and results["steps"][-1]["accuracy"] == new
+def test_another_method_overrides_it_and_the_log_says_so(
+    start: Start, options: dict[str, object], source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (line,) = [line for line in (source / "step3" / "README.md").read_text().splitlines() if "--model_rev" in line]
+    card = shlex.split(line)
+    assert card[:3] == ["accelerate", "launch", "training/incremental.py"]
+    assert parse_arguments(card[3:]).method.method is None, "the card leaves it to the model"
+
+    # A method that this version does not have.
+    step = relabel(source / "step3", tmp_path / "old", method="magic")
+    setup, progress = start(options | {"model_name_or_path": step, "method": "replay"})
+    assert setup.method.name == progress.results.method == setup.folder.recipe["method"] == "replay"
+    assert progress.results.ancestors[0].method == "magic"
+    expected = "after step 3, which was learned with magic; the new steps are learned with replay."
+    assert expected in capsys.readouterr().out
+
+
+def test_a_method_that_cannot_continue_is_refused_before_the_model_is_loaded(
+    refuse: Callable[..., str], source: Path, tmp_path: Path
+) -> None:
+    step = relabel(source / "step3", tmp_path / "old", method="joint")
+    (step / "model.safetensors").write_bytes(b"too large to download in vain")
+    expected = "cannot continue a model: choose --method among dytox, replay, finetune."
+    assert f"--method joint {expected}" in refuse(model_name_or_path=step, method="joint")
+    assert f"The method joint, with which the model was learned, {expected}" in refuse(model_name_or_path=step)
+    assert "--method magic is unknown: choose --method among" in refuse(model_name_or_path=step, method="magic")
 
 
 def test_merged_classes_are_learned_again_and_give_exemplars_where_there_is_no_memory(
-    go_on: Callable[..., Outcome], source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    refuse: Callable[..., str],
+    options: dict[str, object],
+    source: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    lone = Path(shutil.copytree(source / "step3", tmp_path / "lone" / "step3"))
-    assert "The rehearsal memory of" in refusal(go_on(model_name_or_path=lone))
-    done = go_on(model_name_or_path=lone, known_classes="merge")
-    assert done.status == 0 and "without exemplars of the 6 classes" in caplog.text
-    memory = pq.read_table(tmp_path / "more" / "memory" / "step4.parquet").to_pydict()
+    lone = shutil.copytree(source / "step3", tmp_path / "lone" / "step3")
+    line = refuse(model_name_or_path=lone)
+    assert "No rehearsal memory found for" in line and "--known_classes merge" in line
+    changed = {"num_classes": 8, "known_classes": "merge", "num_epochs": 1, "finetuning_epochs": 0}
+    more = train(options | changed | {"model_name_or_path": lone})
+    assert "without exemplars of its 6 classes" in caplog.text
+    memory = pq.read_table(more / "memory" / "step4.parquet").to_pydict()
     assert set(memory["label"]) == set(range(8)) and memory["label"] == sorted(memory["label"])
 
 
-def test_without_a_memory_it_goes_on_only_when_that_is_asked_for(
-    go_on: Callable[..., Outcome], tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_the_memory_is_cut_to_the_budget_or_left_out_when_asked(
+    start: Start, options: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    done = go_on(memory_name_or_path="none")
-    assert done.status == 0 and "expect it to forget" in caplog.text
-    memory = pq.read_table(tmp_path / "more" / "memory" / "step4.parquet").to_pydict()
-    assert set(memory["label"]) == {6, 7}
+    def memory_of(**changed: Any) -> Any:
+        setup, progress = start(options | {"output_dir": tmp_path / str(changed)} | changed)
+        return progress.memory
 
-
-def test_a_memory_larger_than_the_budget_is_cut_at_once(source: Path) -> None:
-    options = words({"dataset_name": "digits", "model_name_or_path": source / "step3"})
-    continuation = load_continuation(parse_arguments(options))
-    assert continuation is not None
-    whole, small = RehearsalMemory(24), RehearsalMemory(12)
-    continuation.load_memory(whole)
-    continuation.load_memory(small)
-    assert np.bincount(whole.examples.labels).tolist() == [4] * 6
-    assert np.bincount(small.examples.labels).tolist() == [2] * 6
-    kept = whole.examples.source_indices.reshape(6, 4)[:, :2].ravel()
-    assert small.examples.source_indices.tolist() == kept.tolist()
+    whole, small = (memory_of(memory_size=size).examples for size in (24, 12))
+    assert np.bincount(whole.labels).tolist() == [4] * 6 and np.bincount(small.labels).tolist() == [2] * 6
+    assert small.source_indices.tolist() == whole.source_indices.reshape(6, 4)[:, :2].ravel().tolist()
+    assert caplog.text == "" and memory_of(method="finetune") is None
+    assert len(memory_of(memory_name_or_path="none")) == 0 and "expect it to forget" in caplog.text
 
 
 CONTRADICTIONS = {
     "another size": ({"hidden_size": 32}, "--hidden_size 32 contradicts the model that is continued, which has 16"),
     "another ablation": ({"token_expansion": False}, "--token_expansion False contradicts the model"),
-    "from scratch": ({"method": "joint"}, "--method joint learns all classes from scratch"),
     "known classes": ({"known_classes": "refuse"}, "The model knows '0' already (6 such class(es) of the 10"),
-    "no such folder": ({"model_name_or_path": "./absent"}, "--model_name_or_path ./absent is no folder"),
-    "a run, not a step": ({"model_name_or_path": ".."}, "holds no model"),
+    "no such folder": ({"model_name_or_path": "./absent"}, "--model_name_or_path ./absent is not a folder"),
+    "a run, not a step": ({"model_name_or_path": "SOURCE"}, "holds no model: name one of its steps, such as"),
     "a revision of a folder": ({"model_revision": "step3"}, "--model_revision step3 has no meaning for the folder"),
-    "no such memory": ({"memory_name_or_path": "./absent.parquet"}, "./absent.parquet is no file"),
+    "no such memory": ({"memory_name_or_path": "./absent.parquet"}, "./absent.parquet is not a file"),
     "no model": ({"model_name_or_path": None}, "--known_classes test needs --model_name_or_path"),
+    "no use of a memory": (
+        {"method": "finetune", "memory_name_or_path": "none"},
+        "--method finetune keeps no rehears",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", CONTRADICTIONS)
-def test_contradictions_are_one_line(go_on: Callable[..., Outcome], tmp_path: Path, case: str) -> None:
-    options, expected = CONTRADICTIONS[case]
-    if options.get("model_name_or_path") == "..":
-        options = {"model_name_or_path": tmp_path}
-    assert expected in refusal(go_on(**options))
-    assert not list(tmp_path.glob("more/step*"))
+def test_contradictions_are_one_line(refuse: Callable[..., str], source: Path, case: str) -> None:
+    changed, expected = CONTRADICTIONS[case]
+    if changed.get("model_name_or_path") == "SOURCE":
+        changed = {"model_name_or_path": source}
+    assert expected in refuse(**changed)
 
 
-def test_a_memory_of_another_model_is_refused(go_on: Callable[..., Outcome], source: Path, tmp_path: Path) -> None:
+def test_memories_that_cannot_be_used_are_one_line(refuse: Callable[..., str], source: Path, tmp_path: Path) -> None:
     table = pq.read_table(source / "memory" / "step3.parquet")
     names = pa.array([name.replace("4", "four") for name in table["class_name"].to_pylist()])
-    other = table.set_column(table.schema.get_field_index("class_name"), "class_name", names)
-    pq.write_table(other, tmp_path / "other.parquet")
-    line = refusal(go_on(memory_name_or_path=tmp_path / "other.parquet"))
-    assert "its label 4 is 'four', that of the model '4'" in line
-    assert not (tmp_path / "more").exists(), "a refused run leaves the folder to the next try"
-
-
-def test_memories_that_cannot_be_used_are_one_line(
-    go_on: Callable[..., Outcome], source: Path, tmp_path: Path
-) -> None:
-    table = pq.read_table(source / "memory" / "step3.parquet")
-    label = table.schema.get_field_index("label")
     broken = {
+        "its label 4 is 'four', that of the model '4'": table.set_column(
+            table.schema.get_field_index("class_name"), "class_name", names
+        ),
         "cannot be read": table.drop_columns("step"),
         "of 0 classes": table.slice(0, 0),
-        "lacks values": table.set_column(label, "label", pa.array([None] * len(table), pa.int64())),
+        "lacks values": table.set_column(
+            table.schema.get_field_index("label"), "label", pa.array([None] * len(table), pa.int64())
+        ),
         "of 4 classes, the model knows 6": pq.read_table(source / "memory" / "step2.parquet"),
     }
     file = tmp_path / "memory.parquet"
     for expected, other in broken.items():
         pq.write_table(other, file)
-        line = refusal(go_on(memory_name_or_path=file))
+        line = refuse(memory_name_or_path=file)
         assert expected in line and "--memory_name_or_path" in line
     file.write_bytes(b"PAR1")
-    assert "memory.parquet cannot be read" in refusal(go_on(memory_name_or_path=file))
+    assert "memory.parquet cannot be read" in refuse(memory_name_or_path=file)
 
 
-def test_what_is_continued_is_never_deleted(go_on: Callable[..., Outcome], source: Path) -> None:
-    line = refusal(go_on(output_dir=source, overwrite_output_dir=True))
+def test_what_is_continued_is_never_deleted(refuse: Callable[..., str], source: Path) -> None:
+    line = refuse(output_dir=source, overwrite_output_dir=True)
     assert "holds the step that is continued" in line and (source / "step3" / "config.json").is_file()
 
 
-@pytest.mark.parametrize("method", ["replay", "finetune"])
-def test_other_methods_continue_as_well(go_on: Callable[..., Outcome], tmp_path: Path, method: str) -> None:
-    assert go_on(method=method).status == 0
-    assert (tmp_path / "more" / "memory").exists() == (method == "replay")
-    if method == "finetune":
-        line = refusal(go_on(method=method, memory_name_or_path="none", output_dir=tmp_path / "other"))
-        assert "--method finetune keeps no rehearsal memory" in line
-
-
-@pytest.mark.parametrize("saves", [1, 3])
-def test_a_run_that_is_stopped_within_its_first_own_step_ends_the_same(
-    go_on: Callable[..., Outcome],
-    run_content: Callable[[Path], dict[str, object]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    saves: int,
+def test_a_model_that_is_not_as_its_run_saved_it_is_refused(
+    refuse: Callable[..., str], source: Path, tmp_path: Path
 ) -> None:
-    """Stopped after so many states: in the main phase, and in finetuning, when the memory is renewed already."""
-    assert go_on(output_dir=tmp_path / "straight").status == 0
-    save, left = Checkpoints.save, [saves]
-
-    def save_then_stop(self: Checkpoints, state: TrainingState) -> None:
-        save(self, state)
-        left[0] -= 1
-        if left[0] == 0:
-            raise InputError("stopped")
-
-    monkeypatch.setattr(Checkpoints, "save", save_then_stop)
-    assert "stopped" in refusal(go_on())
-    monkeypatch.undo()
-    again = go_on()
-    assert again.status == 0 and "Step 4 goes on after" in again.output
-    assert run_content(tmp_path / "more") == run_content(tmp_path / "straight")
-
-
-def test_a_model_whose_results_do_not_fit_is_refused(
-    go_on: Callable[..., Outcome], source: Path, tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(source, tmp_path / "copy")) / "step3"
-    results = json.loads((folder / "results.json").read_text())
-    results["steps"][2]["classes"] = ["4", "five"]
-    (folder / "results.json").write_text(json.dumps(results))
-    assert "or names them otherwise" in refusal(go_on(model_name_or_path=folder))
-    (folder / "results.json").unlink()
-    assert "has no usable results.json" in refusal(go_on(model_name_or_path=folder))
+    steps = results_of(source)["steps"]
+    steps[2]["classes"] = ["4", "five"]
+    step = relabel(source / "step3", tmp_path / "old", steps=steps)
+    assert "results.json has 3 steps and 6 classes, the model 3 and 6, or other names" in refuse(
+        model_name_or_path=step
+    )
+    (step / "configuration_dytox.py").unlink()
+    assert "cannot be loaded (configuration_dytox.py, which config.json names" in refuse(model_name_or_path=step)
+    (step / "results.json").unlink()
+    assert "has no usable results.json" in refuse(model_name_or_path=step)
