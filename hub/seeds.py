@@ -126,6 +126,8 @@ def _check_same_scenario(run: SeedRun, other: SeedRun) -> None:
     ours, theirs = run.results, other.results
     for name in ("dataset", "method", "num_steps"):
         _expect_equal(run, other, name, getattr(ours, name), getattr(theirs, name))
+    if set(theirs.class_order) != set(ours.class_order):
+        raise StepFolderError(f"{other.path}: learns other classes than {run.path}, expected the same in any order")
     if theirs.ancestors != ours.ancestors:
         raise StepFolderError(f"{other.path}: continues other models than {run.path}, expected the same")
     for our, their in zip(ours.steps, theirs.steps, strict=False):

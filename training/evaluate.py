@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 if not __package__:
@@ -65,6 +65,7 @@ class EvaluationArguments:
     test_split: str | None = same_option("test_split")
     image_column: str | None = same_option("image_column")
     label_column: str | None = same_option("label_column")
+    transparency: Literal["refuse", "drop"] = same_option("transparency")
     max_eval_samples_per_class: PositiveInt | None = same_option("max_eval_samples_per_class")
     batch_size: PositiveInt = option("Images of a batch, on each process.", 256)
     num_workers: NonNegativeInt = option("Processes that load images, for each process; 0 loads in the process.", 2)
@@ -121,7 +122,7 @@ def evaluate(arguments: EvaluationArguments, accelerator: Accelerator) -> None:
     step = ModelSource(str(arguments.model), arguments.revision)
     model, processor = step.load()
     record = RecordedStep.read(step, model.config)
-    images, names, left_out = load_test_split(arguments.data)
+    images, names, notes = load_test_split(arguments.data)
     limit = arguments.max_eval_samples_per_class
     test = select_by_name(images, names, model.config.class_names, limit, may_lack=record.classes_without_images)
     evaluator = Evaluator(accelerator, processor, arguments.batch_size, arguments.num_workers)
@@ -131,7 +132,7 @@ def evaluate(arguments: EvaluationArguments, accelerator: Accelerator) -> None:
         recorded = record.comparable_with(measured, model.config.step_class_ranges)
         metrics = compare(measured, recorded)
         last_line = f"Nothing to compare with: {record.problem}" if record.problem else conclusion(metrics)
-        sys.stdout.writelines(f"Left out: {line}\n" for line in left_out)
+        sys.stdout.writelines(f"{line}\n" for line in notes)
         sys.stdout.write(f"{subject}\n{to_table(metrics)}\n{last_line}\n")
         if arguments.output_file:
             write_numbers(arguments, measured, recorded, agreement(metrics), len(test))

@@ -123,7 +123,7 @@ def update_memory(
     def save_memory() -> None:
         path = setup.folder.memory_file(step.number)
         with disk_errors_named(path):
-            memory.save(path, setup.scenario.class_names)
+            memory.save(path, model.config.class_names)
 
     on_main_process(setup.accelerator, save_memory)
 

@@ -63,8 +63,10 @@ def render_card(folder: StepFolder, hub_model_id: str | None = None) -> str:
     """
     results, repo_id, others = folder.results, hub_model_id or PLACEHOLDER_ID, folder.other_runs
     method, recipe = _method_card(results), _quoted_recipe(folder.path)
+    options = read_recipe(folder.path)
+    limit = options.get("max_eval_samples_per_class")
     card = ModelCard.from_template(
-        card_data=model_metadata(results, method, repo_id),
+        card_data=model_metadata(results, method, repo_id, limit),
         template_str=_TEMPLATE.read_text(encoding="utf-8"),
         title=_title(results, method),
         tag=folder.tag,
@@ -79,7 +81,8 @@ def render_card(folder: StepFolder, hub_model_id: str | None = None) -> str:
         method=method,
         citation_fence=code_fence(method.citation),
         dataset=_dataset_span(results.dataset),
-        test_images=f"{code_span(results.test_split)} split" if results.test_split else "test images",
+        test_images=_test_images(results, limit),
+        merged=options.get("known_classes") == "merge",
         datasets=_enumerate([_dataset_span(dataset) for dataset in results.datasets]),
         other_runs=_other_runs_sentence(results, others),
         num_runs=len(others) + 1,
@@ -219,6 +222,12 @@ def _other_runs_sentence(results: RunResults, others: Sequence[OtherRun]) -> str
     return f"{len(others) + 1} runs of this recipe, with seeds {seeds}; this revision is of the first.{orders}"
 
 
+def _test_images(results: RunResults, limit: int | None) -> str:
+    """Which images the numbers are over."""
+    images = f"{code_span(results.test_split)} split" if results.test_split else "test images"
+    return f"first {limit} images of each class of the {images}" if limit else images
+
+
 def _summary(results: RunResults, others: Sequence[OtherRun]) -> list[list[str]]:
     """A row for each number: its name, this revision's value, and with other runs their mean and deviation."""
     numbers: list[tuple[str, float | None, list[float | None]]] = [
@@ -232,6 +241,9 @@ def _summary(results: RunResults, others: Sequence[OtherRun]) -> list[list[str]]
         ("Forgetting", results.forgetting, [run.forgetting for run in others]),
         ("Backward transfer", results.backward_transfer, [run.backward_transfer for run in others]),
     ]
+    if len(results.datasets) > 1:
+        note = " (test images of different data sets)"
+        numbers[2:] = [(name + note, own, other) for name, own, other in numbers[2:]]
     return [
         [name, _percent(own), _percent_of(Spread.of([own, *other]))] if others else [name, _percent(own)]
         for name, own, other in numbers

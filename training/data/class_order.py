@@ -73,7 +73,8 @@ def _parse_order(text: str, suffix: str) -> Any:
     if suffix == ".json":
         return json.loads(text)
     if suffix in (".yaml", ".yml"):
-        return yaml.safe_load(text)
+        # As text: YAML would read 010 as a number, and yes as true.
+        return yaml.load(text, Loader=yaml.BaseLoader)
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 

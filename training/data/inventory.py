@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from hub.run.errors import InputError
-from hub.run.text import shorten
+from hub.run.text import printable, shorten
 
 
 #: Names of the top folder -> the split, in any case.
@@ -88,16 +88,30 @@ class Inventory:
         found = {entry.split for entry in self.entries if entry.reason is None}
         return [split for split in dict.fromkeys(SPLITS.values()) if split in found]
 
-    def left_out(self) -> list[str]:
-        """What is left out, a line for each reason, and the folders that give no image."""
+    def notes(self) -> list[str]:
+        """What is left out, a line for each reason, the folders that give no image, and classes of several folders."""
         examples: dict[str, list[str]] = {}
         for entry in self.entries:
             if entry.reason is not None:
                 examples.setdefault(entry.reason, []).append(str(entry.path.relative_to(self.root)))
-        lines = [f"{len(names)} file(s) {reason}: {shorten(names, 80)}" for reason, names in examples.items()]
+        lines = [
+            f"Left out: {len(names)} file(s) {reason}: {shorten(names, 80)}" for reason, names in examples.items()
+        ]
         if empty := self._folders_without_image():
-            lines.append(f"{len(empty)} folder(s) without an image that can be read: {shorten(empty, 80)}")
-        return lines
+            lines.append(f"Left out: {len(empty)} folder(s) without an image that can be read: {shorten(empty, 80)}")
+        return [*lines, *self._classes_of_several_folders()]
+
+    def _classes_of_several_folders(self) -> list[str]:
+        folders: dict[tuple[str | None, str | None], set[str]] = {}
+        for entry in self.entries:
+            if entry.reason is None:
+                place = str(entry.path.parent.relative_to(self.root))
+                folders.setdefault((entry.split, entry.class_name), set()).add(place)
+        return [
+            f"Class {printable(str(name))} is made of {len(places)} folders: {shorten(sorted(places), 80)}"
+            for (_, name), places in folders.items()
+            if len(places) > 1
+        ]
 
     def _folders_without_image(self) -> list[str]:
         """Folders below a split that hold files, but no image that is used, neither themselves nor further down."""

@@ -74,7 +74,7 @@ class Scenario:
         test (`Examples`): test images of all steps, and those that there are of classes known before.
         known (`LearnedClasses`): what a continued model had learned before these steps.
         train_split, test_split (`str`): names of the splits that the images are of.
-        left_out (`Sequence[str]`): what of the data set is not used and why, a line each.
+        notes (`Sequence[str]`): what of the data set is not used and why, a line each.
     """
 
     steps: list[Step]
@@ -83,7 +83,7 @@ class Scenario:
     known: LearnedClasses
     train_split: str = "train"
     test_split: str = "test"
-    left_out: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     @property
     def class_names(self) -> list[str]:
@@ -99,7 +99,7 @@ class Scenario:
         """How many images of each class each split has, and what is left out: a line each."""
         splits = {self.train_split: self.train, self.test_split: self.test}
         counts = [_describe_counts(name, examples.labels, self.class_names) for name, examples in splits.items()]
-        return [*counts, *(f"Left out: {line}" for line in self.left_out)]
+        return [*counts, *self.notes]
 
     def steps_after(self, number: int) -> list[Step]:
         """The steps that follow step `number`; all for 0."""
@@ -158,7 +158,7 @@ def make_scenario(splits: LabelledSplits, arguments: DataArguments, known: Learn
         class_names = [names[label] for label in order[start:stop]]
         steps.append(Step(known.num_steps + len(steps) + 1, class_names, class_range, concatenate(parts)))
     return Scenario(
-        steps, concatenate([train, merged]), test, known, splits.train_split, splits.test_split, splits.left_out
+        steps, concatenate([train, merged]), test, known, splits.train_split, splits.test_split, splits.notes
     )
 
 

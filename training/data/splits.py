@@ -29,7 +29,7 @@ class LabelledSplits:
         test (`Examples`): what to test on.
         class_names (`list[str]`): name of each label id.
         train_split, test_split (`str`): names of the two splits.
-        left_out (`Sequence[str]`): what of the data set is not used and why, a line each.
+        notes (`Sequence[str]`): what of the data set is not used and why, a line each.
     """
 
     train: Examples
@@ -37,7 +37,7 @@ class LabelledSplits:
     class_names: list[str]
     train_split: str = "train"
     test_split: str = "test"
-    left_out: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 def load_splits(arguments: DataArguments) -> LabelledSplits:
@@ -78,11 +78,11 @@ def load_test_split(arguments: DataArguments) -> tuple[Examples, list[str], Sequ
     Raises:
         InputError: the data set, the split or a column does not exist or cannot be used.
     """
-    dataset, left_out = _load(arguments)
+    dataset, notes = _load(arguments)
     test = _split(dataset, arguments.test_split or _find_test_split(dataset), "test_split")
     image_column, label_column = _find_columns(arguments, {"test": test})
     class_names, labels = _label_ids_of_one(dataset, test, label_column)
-    return _examples(test, image_column, labels, arguments.transparency), class_names, left_out
+    return _examples(test, image_column, labels, arguments.transparency), class_names, notes
 
 
 def _load(arguments: DataArguments) -> tuple[DatasetDict, Sequence[str]]:
@@ -134,7 +134,7 @@ def _load_images(inventory: Inventory) -> tuple[DatasetDict, Sequence[str]]:
         )
         for split, entries in images.items()
     }
-    return DatasetDict(dataset), inventory.left_out()
+    return DatasetDict(dataset), inventory.notes()
 
 
 def _split(dataset: DatasetDict, name: str, option: str) -> Dataset:

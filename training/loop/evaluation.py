@@ -221,8 +221,13 @@ def _over_all_classes(logits: np.ndarray, labels: np.ndarray, num_old_classes: i
 def _mean_per_step(
     correct: np.ndarray, labels: np.ndarray, class_ranges: Sequence[Sequence[int]]
 ) -> list[float | None]:
-    steps = [correct[(labels >= start) & (labels < stop)] for start, stop in class_ranges]
-    return [float(step.mean()) if len(step) else None for step in steps]
+    """Accuracy on the classes of each step; None unless each of these classes has test images."""
+    means: list[float | None] = []
+    for start, stop in class_ranges:
+        of_step = (labels >= start) & (labels < stop)
+        is_measured = len(np.unique(labels[of_step])) == stop - start
+        means.append(float(correct[of_step].mean()) if is_measured else None)
+    return means
 
 
 def _check_finite(logits: np.ndarray) -> None:

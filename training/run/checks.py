@@ -65,9 +65,14 @@ def check_no_memory_asked_for(arguments: Arguments) -> None:
             )
 
 
-def check_images(scenario: Scenario, accelerator: Accelerator) -> dict[str, str]:
+def check_images(scenario: Scenario, accelerator: Accelerator, exemplars: Examples | None = None) -> dict[str, str]:
     """
     Reads the images of both splits, shared out over the processes; of a large split, images at even distances.
+
+    Args:
+        scenario (`Scenario`): has the images.
+        accelerator (`Accelerator`): processes.
+        exemplars (`Examples`, *optional*): a published memory, whose images are learned from as well.
 
     Returns:
         `dict[str, str]`: for each split a fingerprint of class names, labels and the pixels that were read. Equal
@@ -76,20 +81,18 @@ def check_images(scenario: Scenario, accelerator: Accelerator) -> dict[str, str]
     Raises:
         InputError: an image cannot be read; raised on every process.
     """
-    fingerprints, contents = {}, []
+    fingerprints, contents = {}, {}
+    if exemplars is not None:
+        contents["memory"] = _read_all(exemplars, "memory", accelerator)
     for name, examples in (("training", scenario.train), ("test", scenario.test)):
-        # Every process is told of an error, or some would wait for the others forever.
-        shares = gather_object([_read_share(examples, name, accelerator)])
-        for share in shares:
-            if share.error:
-                raise InputError(share.error)
-        pixels = sum(share.placed_digests for share in shares)
-        fingerprints[name] = _fingerprint(examples, scenario.class_names, pixels)
-        contents.append({digest for share in shares for digest in share.digests})
-    if (num_equal := len(contents[0] & contents[1])) and accelerator.is_main_process:
+        contents[name] = _read_all(examples, name, accelerator)
+        fingerprints[name] = _fingerprint(examples, scenario.class_names, contents[name].placed_digests)
+    test = contents.pop("test").digests
+    num_equal = len(test & set().union(*(read.digests for read in contents.values())))
+    if num_equal and accelerator.is_main_process:
         logger.warning(
-            f"{num_equal:,} image(s) of the test split are equal to images of the training split, pixel by pixel: the "
-            "accuracy on them says nothing about new images."
+            f"{num_equal:,} test image(s) are equal to images that are learned from, pixel by pixel: the accuracy on "
+            "them says nothing about new images."
         )
     return fingerprints
 
@@ -163,9 +166,9 @@ def check_shared(folder: Path, accelerator: Accelerator) -> None:
         )
 
 
-class _Share(NamedTuple):
+class _Read(NamedTuple):
     """
-    What a process found in its share of the images.
+    What a process found in its share of the images, or all of them together.
 
     Args:
         error (`str`, *optional*): the first one.
@@ -178,7 +181,20 @@ class _Share(NamedTuple):
     digests: set[bytes]
 
 
-def _read_share(examples: Examples, split: str, accelerator: Accelerator) -> _Share:
+def _read_all(examples: Examples, split: str, accelerator: Accelerator) -> _Read:
+    """What all processes found; raises [`InputError`] on each if one did."""
+    # Every process is told of an error, or some would wait for the others forever.
+    shares: list[_Read] = gather_object([_read_share(examples, split, accelerator)])
+    for share in shares:
+        if share.error:
+            raise InputError(share.error)
+    if len(examples) > MAX_CHECKED_IMAGES:
+        accelerator.print(f"Checked {MAX_CHECKED_IMAGES:,} of {len(examples):,} {split} images before training.")
+    digests = set().union(*(share.digests for share in shares))
+    return _Read(None, sum(share.placed_digests for share in shares), digests)
+
+
+def _read_share(examples: Examples, split: str, accelerator: Accelerator) -> _Read:
     positions = np.unique(np.linspace(0, len(examples) - 1, min(len(examples), MAX_CHECKED_IMAGES)).astype(int))
     share = positions[accelerator.process_index :: accelerator.num_processes]
     total, digests = 0, set()
@@ -186,12 +202,12 @@ def _read_share(examples: Examples, split: str, accelerator: Accelerator) -> _Sh
         try:
             image = examples.image(int(position))
         except InputError as error:
-            return _Share(f"In the {split} split: {error}", 0, set())
+            return _Read(f"In the {split} split: {error}", 0, set())
         pixels = image.tobytes()
         # A sum does not depend on how the images are shared out; each digest includes the position.
         total += int.from_bytes(_digest(repr((int(position), image.size)).encode() + pixels), "big")
         digests.add(_digest(repr(image.size).encode() + pixels))
-    return _Share(None, total, digests)
+    return _Read(None, total, digests)
 
 
 def _digest(content: bytes) -> bytes:

@@ -56,9 +56,13 @@ def _row(step: StepResults, width: int, has_task_aware: bool) -> str:
     row = (
         f"{step.step:>4}  {step.num_seen_classes:>7}  {step.accuracy_text():>{width}}  "
         f"{_percent(step.top5_accuracy):>7}  {_percent(step.expected_calibration_error):>17}  "
-        f"{step.memory_size or 0:>6}  {step.num_parameters:>10,}  {step.train_seconds or 0:>7.1f}"
+        f"{_or_dash(step.memory_size):>6}  {step.num_parameters:>10,}  {_or_dash(step.train_seconds, '.1f'):>7}"
     )
     return f"{row}  {_percent(step.task_aware_accuracy):>10}" if has_task_aware else row
+
+
+def _or_dash(value: float | None, form: str = "") -> str:
+    return "–" if value is None else format(value, form)
 
 
 def _percent(fraction: float | None, form: str = ".2%") -> str:

@@ -127,7 +127,8 @@ def prepare(setup: Setup, check_hub: Callable[[], object]) -> None:
     fingerprint = _load_published_memory(setup)
     on_main_process(setup.accelerator, check_hub)
     setup.accelerator.print("\n".join(setup.scenario.describe()))
-    fingerprint |= check_images(setup.scenario, setup.accelerator)
+    exemplars = None if setup.memory is None else setup.memory.examples
+    fingerprint |= check_images(setup.scenario, setup.accelerator, exemplars)
     on_main_process(setup.accelerator, lambda: setup.folder.open(fingerprint, overwrite=output.overwrite_output_dir))
     check_shared(setup.folder.path, setup.accelerator)
     config = {name: str(value) for name, value in without_local_paths(setup.folder.recipe).items()}

@@ -64,13 +64,13 @@ def test_what_is_left_out_is_named_with_its_reason(write: Write, tmp_path: Path)
     (folder / "__MACOSX" / "ant" / "000.png").write_bytes(b"?")
     splits = load(folder)
     assert splits.class_names == ["ant"]
-    assert set(splits.left_out) == {
-        "2 file(s) of a kind that cannot be read (.HEIC): train/ant/a.HEIC, train/cat/c.HEIC",
-        "1 file(s) of a kind that cannot be read (.heic): train/cat/b.heic",
-        "1 file(s) of a kind that cannot be read (.txt): notes.txt",
-        "1 file(s) in the folder of a split, but of no class: train/000.png",
-        "1 file(s) outside the folders of the splits: extra/000.png",
-        "1 folder(s) without an image that can be read: train/cat",
+    assert set(splits.notes) == {
+        "Left out: 2 file(s) of a kind that cannot be read (.HEIC): train/ant/a.HEIC, train/cat/c.HEIC",
+        "Left out: 1 file(s) of a kind that cannot be read (.heic): train/cat/b.heic",
+        "Left out: 1 file(s) of a kind that cannot be read (.txt): notes.txt",
+        "Left out: 1 file(s) in the folder of a split, but of no class: train/000.png",
+        "Left out: 1 file(s) outside the folders of the splits: extra/000.png",
+        "Left out: 1 folder(s) without an image that can be read: train/cat",
     }
 
 
