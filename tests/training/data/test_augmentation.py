@@ -123,10 +123,10 @@ def mix(
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
-def test_mixup_mixes_images_and_smoothed_targets_by_one_ratio(make_arguments: MakeArguments, smoothing: float) -> None:
-    assert make_mixup(make_arguments().method, 5) is None
+def test_mixup_mixes_images_and_smoothed_targets_by_one_ratio(smoothing: float) -> None:
+    assert make_mixup(0.0, smoothing, 5) is None
     images, labels = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 4, 3])
-    mixup = make_mixup(make_arguments(mixup_alpha=0.8, mixup_label_smoothing=smoothing).method, 5)
+    mixup = make_mixup(0.8, smoothing, 5)
     assert mixup is not None
     ratios = []
     for seed in range(20):
