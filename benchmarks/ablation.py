@@ -70,9 +70,9 @@ class Measured:
 
     row: str
     switches: tuple[str, ...]
-    average_incremental_accuracy: float
-    last_accuracy: float
-    forgetting: float
+    average_incremental_accuracy: float | None
+    last_accuracy: float | None
+    forgetting: float | None
     num_parameters: int
 
 
@@ -168,7 +168,7 @@ def markdown_table(measured: Sequence[Measured]) -> str:
     for each in measured:
         switches = f"`{' '.join(each.switches)}`" if each.switches else "none"
         fractions = (each.average_incremental_accuracy, each.last_accuracy, each.forgetting)
-        percents = " | ".join(f"{100 * fraction:.2f}" for fraction in fractions)
+        percents = " | ".join("–" if fraction is None else f"{100 * fraction:.2f}" for fraction in fractions)
         lines.append(f"| {each.row} | {switches} | {percents} | {each.num_parameters:,} |")
     return "\n".join(lines)
 

@@ -143,6 +143,7 @@ def make_learner(options: Options, step: Step, device: torch.device) -> tuple[Dy
     method = cast(DyTox, make_method(options.training))
     model = make_grown_model(options, max(step.number - 1, 1), device)
     if step.number > 1:
+        method.before_growth(model, step)
         method.grow(model, step)
     (phase, *_) = method.phases(step)
     freeze(model, phase.frozen)

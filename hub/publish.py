@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("output_dir", help="--output_dir of the run, with its folders step1, step2, …")
     parser.add_argument("--hub_model_id", required=True, help="repository as namespace/name; made when missing")
-    parser.add_argument("--private", action="store_true", help="make the repository private when it is made now")
+    parser.add_argument("--private", action="store_true", help="make repositories that do not exist yet private")
     parser.add_argument(
         "--push_memory",
         action="store_true",

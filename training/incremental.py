@@ -186,13 +186,16 @@ def make_publisher(setup: Setup) -> BackgroundPublisher:
     """A publisher of the finished steps on the main process; without `--push_to_hub` it does nothing."""
     output = setup.arguments.output
     destination = None
-    if output.push_to_hub and output.hub_model_id is not None and setup.accelerator.is_main_process:
+    if output.push_to_hub and output.hub_model_id is not None:
+        # On every process, as it checks the name.
         destination = Destination(
             output.hub_model_id,
             private=output.hub_private_repo,
             push_memory=output.push_memory,
             overwrite_revisions=output.overwrite_revisions,
         )
+    if not setup.accelerator.is_main_process:
+        destination = None
     return BackgroundPublisher(destination, setup.folder.path, say=setup.accelerator.print, warn=logger.warning)
 
 

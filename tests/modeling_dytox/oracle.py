@@ -17,11 +17,17 @@ Weights = Mapping[str, torch.Tensor]
 
 def logits(weights: Weights, config: DyToxConfig, images: torch.Tensor) -> torch.Tensor:
     """Logits `(B, classes)` of all steps, side by side."""
-    of_steps = []
-    for step, embedding in enumerate(task_embeddings(weights, config, images)):
-        normalised = _norm(weights, config, f"classifiers.{step}.layernorm", embedding)
-        of_steps.append(_linear(weights, f"classifiers.{step}.linear", normalised))
-    return torch.cat(of_steps, dim=1)
+    embeddings = task_embeddings(weights, config, images)
+    per_step = []
+    for step, (start, stop) in enumerate(config.step_class_ranges):
+        if config.independent_classifiers:
+            embedding, rows = embeddings[step if config.token_expansion else 0], slice(None)
+        else:
+            embedding, rows = torch.cat(embeddings, dim=1), slice(start, stop)
+        name = f"classifiers.{step if config.independent_classifiers else 0}"
+        normalised = _norm(weights, config, f"{name}.layernorm", embedding)
+        per_step.append(_linear(weights, f"{name}.linear", normalised)[:, rows])
+    return torch.cat(per_step, dim=1)
 
 
 def task_embeddings(weights: Weights, config: DyToxConfig, images: torch.Tensor) -> list[torch.Tensor]:

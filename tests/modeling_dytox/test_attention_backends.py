@@ -1,50 +1,40 @@
 """Every way to compute the model gives the same outputs, gradients and loss."""
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 
 from modeling_dytox import DyToxConfig, DyToxForImageClassification
 from modeling_dytox.modeling_dytox import DyToxDropPath, DyToxLayer, DyToxTaskAttentionLayer
+from tests.modeling_dytox.small import every_backend, make_images, make_model
 
 
-ModelMaker = Callable[..., DyToxForImageClassification]
-ImageMaker = Callable[..., torch.Tensor]
+every_encoder = pytest.mark.parametrize("encoder_attention", ["gated", "plain"])
 
 
-def gradients(model: DyToxForImageClassification, images: torch.Tensor, **forward: Any) -> dict[str, torch.Tensor]:
+def gradients(model: DyToxForImageClassification, images: torch.Tensor) -> dict[str, torch.Tensor]:
     model.zero_grad()
-    model(images, labels=torch.tensor([0, 3, 4]), **forward).loss.backward()
+    model(images, labels=torch.tensor([0, 3, 4])).loss.backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("encoder_attention", ["gated", "plain"])
-@pytest.mark.parametrize("num_steps", [1, 2])
-def test_eager_equals_sdpa(
-    make_model: ModelMaker, make_images: ImageMaker, encoder_attention: str, num_steps: int
-) -> None:
-    class_ranges = [[0, 3], [3, 5]] if num_steps == 2 else [[0, 5]]
-    options = {"encoder_attention": encoder_attention, "class_ranges": class_ranges}
-    eager = make_model(attn_implementation="eager", **options).double()
-    sdpa = make_model(attn_implementation="sdpa", **options).double()
+# Their outputs are compared with those of the oracle in test_decoding.py.
+@every_encoder
+def test_eager_and_sdpa_give_equal_gradients(encoder_attention: str) -> None:
+    options = {"encoder_attention": encoder_attention}
+    eager, sdpa = (make_model(attn_implementation=name, **options).double() for name in ("eager", "sdpa"))
     images = make_images(eager.config).double()
-    torch.testing.assert_close(sdpa(images).logits, eager(images).logits, rtol=1e-12, atol=1e-12)
     expected = gradients(eager, images)
     for name, gradient in gradients(sdpa, images).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-12, msg=name)
-        assert gradient.abs().max() > 0, name
 
 
-@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
+@every_backend
 @pytest.mark.parametrize("use_reentrant", [True, False])
-def test_gradient_checkpointing_gives_equal_gradients(
-    make_model: ModelMaker, make_images: ImageMaker, attn_implementation: str, use_reentrant: bool
-) -> None:
+def test_gradient_checkpointing_gives_equal_gradients(backend: str, use_reentrant: bool) -> None:
     # Random drops have to repeat when a block is run a second time.
-    model = make_model(attn_implementation=attn_implementation, drop_path_rate=0.5, hidden_dropout_prob=0.1).train()
+    model = make_model(attn_implementation=backend, drop_path_rate=0.5, hidden_dropout_prob=0.1).train()
     images = make_images(model.config)
     torch.manual_seed(0)
     expected = gradients(model, images)
@@ -55,40 +45,29 @@ def test_gradient_checkpointing_gives_equal_gradients(
         torch.testing.assert_close(gradient, expected[name], msg=name)
 
 
-@pytest.mark.parametrize("encoder_attention", ["gated", "plain"])
-def test_attentions_are_distributions(make_model: ModelMaker, make_images: ImageMaker, encoder_attention: str) -> None:
+@every_encoder
+def test_attentions_are_distributions_given_on_request(encoder_attention: str) -> None:
     model = make_model(
         encoder_attention=encoder_attention, attn_implementation="eager", num_task_attention_layers=2
     ).double()
-    outputs = model(make_images(model.config).double(), output_attentions=True)
-    batch_size, num_heads, num_patches, num_steps = 3, 4, 9, 2
-    assert [tuple(a.shape) for a in outputs.attentions] == [(batch_size, num_heads, num_patches, num_patches)] * 2
-    assert [tuple(a.shape) for a in outputs.task_attentions] == [
-        (batch_size, num_heads, num_steps, 1 + num_patches)
-    ] * 2
+    images = make_images(model.config).double()
+    outputs = model(images, output_attentions=True)
+    assert [tuple(attention.shape) for attention in outputs.attentions] == [(3, 4, 9, 9)] * 2
+    assert [tuple(attention.shape) for attention in outputs.task_attentions] == [(3, 4, 2, 1 + 9)] * 2
     for attention in (*outputs.attentions, *outputs.task_attentions):
         assert attention.min() >= 0
         torch.testing.assert_close(attention.sum(-1), torch.ones(attention.shape[:-1], dtype=attention.dtype))
+    unasked = model(images)
+    assert unasked.attentions is unasked.task_attentions is unasked.hidden_states is None
 
 
-def test_attentions_are_given_on_request_alone(make_model: ModelMaker, make_images: ImageMaker) -> None:
-    model = make_model(attn_implementation="eager")
-    outputs = model(make_images(model.config))
-    assert outputs.attentions is None
-    assert outputs.task_attentions is None
-    assert outputs.hidden_states is None
-
-
-def test_drop_path_is_random_in_training_alone(make_model: ModelMaker, make_images: ImageMaker) -> None:
+def test_drop_path_is_random_in_training_alone_and_grows_over_the_blocks() -> None:
     model = make_model(drop_path_rate=0.5)
     images = make_images(model.config, batch_size=16)
     with torch.no_grad():
         assert torch.equal(model(images).logits, model(images).logits)
         model.train()
         assert not torch.equal(model(images).logits, model(images).logits)
-
-
-def test_drop_path_grows_over_all_blocks() -> None:
     with torch.device("meta"):
         model = DyToxForImageClassification(DyToxConfig(drop_path_rate=0.1))
     rates = [module.drop_prob for module in model.modules() if isinstance(module, DyToxDropPath)]
@@ -101,83 +80,65 @@ def test_drop_path_keeps_the_expectation(sample_dims: int) -> None:
     drop_prob, shape = 0.3, (200, 100, 2)
     samples = DyToxDropPath(drop_prob, sample_dims).train()(torch.ones(shape))
     assert samples.unique().tolist() == pytest.approx([0, 1 / (1 - drop_prob)])
-    num_samples = math.prod(shape[:sample_dims])
-    standard_error = math.sqrt(drop_prob / (1 - drop_prob) / num_samples)
+    standard_error = math.sqrt(drop_prob / (1 - drop_prob) / math.prod(shape[:sample_dims]))
     assert samples.mean().item() == pytest.approx(1, abs=5 * standard_error)
 
 
-def test_encoder_blocks_drop_whole_images() -> None:
+def test_the_encoder_drops_whole_images_and_the_decoder_pairs_of_image_and_task_token() -> None:
     torch.manual_seed(0)
     config = DyToxConfig(hidden_size=8, num_attention_heads=2, encoder_attention="plain")
-    layer = DyToxLayer(config, drop_path_rate=0.7)
-    tokens = torch.randn(64, 5, 8)
-    changed = (layer.train()(tokens, None) != tokens).any(dim=-1)
+    patch_tokens, task_tokens = torch.randn(64, 5, 8), torch.randn(1, 3, 8)
+    encoded = DyToxLayer(config, drop_path_rate=0.7).train()(patch_tokens, None)
+    changed = (encoded != patch_tokens).any(dim=-1)
     assert torch.equal(changed.all(dim=1), changed.any(dim=1))
-    assert 0 < changed.all(dim=1).sum() < len(tokens)
+    assert 0 < changed.all(dim=1).sum() < 64
 
-
-def test_decoder_blocks_drop_pairs_of_image_and_task_token() -> None:
-    torch.manual_seed(0)
-    config = DyToxConfig(hidden_size=8, num_attention_heads=2)
-    layer = DyToxTaskAttentionLayer(config, drop_path_rate=0.7).train()
-    task_tokens = torch.randn(1, 3, 8)
-    embeddings, _ = layer(task_tokens, torch.randn(64, 5, 8), None)
-    changed = (embeddings != task_tokens).any(dim=-1)
-    for step in range(3):
-        assert 0 < changed[:, step].sum() < len(changed)
+    decoded, _ = DyToxTaskAttentionLayer(config, drop_path_rate=0.7).train()(task_tokens, patch_tokens, None)
+    changed = (decoded != task_tokens).any(dim=-1)
+    assert all(0 < changed[:, step].sum() < 64 for step in range(3))
     assert (changed.any(dim=1) & ~changed.all(dim=1)).any()
 
 
-@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
-def test_mixed_precision(make_model: ModelMaker, make_images: ImageMaker, attn_implementation: str) -> None:
-    model = make_model(attn_implementation=attn_implementation)
+@every_backend
+def test_bfloat16_as_mixed_precision_and_as_weights(backend: str) -> None:
+    model = make_model(attn_implementation=backend)
+    # Images of the processor are float32.
     images = make_images(model.config)
-    expected = model(images).logits
+    expected = model(images).logits.detach()
     # bfloat16 keeps 8 bits of the mantissa, and a logit passes through about ten roundings.
-    tolerance = 10 * 2**-8 * expected.abs().max().item()
+    tolerance = {"rtol": 0, "atol": 10 * 2**-8 * expected.abs().max().item()}
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = model(images, labels=torch.tensor([0, 3, 4]))
-    torch.testing.assert_close(outputs.logits.float(), expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(outputs.logits.float(), expected, **tolerance)
     outputs.loss.backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
-def test_bfloat16_weights(make_model: ModelMaker, make_images: ImageMaker, attn_implementation: str) -> None:
-    model = make_model(attn_implementation=attn_implementation)
-    images = make_images(model.config)
-    with torch.no_grad():
-        expected = model(images).logits
-        # Images of the processor are float32.
-        logits = model.to(torch.bfloat16)(images).logits
+    logits = model.to(torch.bfloat16)(images).logits
     assert logits.dtype == torch.bfloat16
-    torch.testing.assert_close(logits.float(), expected, rtol=0, atol=10 * 2**-8 * expected.abs().max().item())
+    torch.testing.assert_close(logits.float(), expected, **tolerance)
 
 
-def binary_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> float:
-    terms = []
-    for logit, target in zip(logits.flatten().tolist(), targets.flatten().tolist(), strict=True):
-        probability = 1 / (1 + math.exp(-logit))
-        terms.append(-target * math.log(probability) - (1 - target) * math.log(1 - probability))
-    return sum(terms) / len(terms)
+LABEL_IDS = torch.tensor([0, 4, 2])
+ONE_HOT = torch.tensor([[1.0, 0, 0, 0, 0], [0, 0, 0, 0, 1], [0, 0, 1, 0, 0]])
+MIXED = 0.7 * ONE_HOT + 0.3 * ONE_HOT.flip(0)
 
 
-def test_loss_is_binary_cross_entropy(make_model: ModelMaker, make_images: ImageMaker) -> None:
+@pytest.mark.parametrize(
+    ("labels", "targets"),
+    [(LABEL_IDS, ONE_HOT), (ONE_HOT, ONE_HOT), (ONE_HOT.long(), ONE_HOT), (MIXED, MIXED)],
+    ids=["ids", "one hot", "whole numbers", "mixed"],
+)
+def test_loss_is_binary_cross_entropy(labels: torch.Tensor, targets: torch.Tensor) -> None:
     model = make_model().double()
-    images = make_images(model.config).double()
-    label_ids = torch.tensor([0, 4, 2])
-    one_hot = torch.tensor([[1.0, 0, 0, 0, 0], [0, 0, 0, 0, 1], [0, 0, 1, 0, 0]])
-    mixed = 0.7 * one_hot + 0.3 * one_hot.flip(0)
     with torch.no_grad():
-        for labels, targets in [(label_ids, one_hot), (one_hot, one_hot), (one_hot.long(), one_hot), (mixed, mixed)]:
-            outputs = model(images, labels=labels)
-            assert outputs.loss.item() == pytest.approx(binary_cross_entropy(outputs.logits, targets), rel=1e-6)
+        outputs = model(make_images(model.config).double(), labels=labels)
+    probabilities = 1 / (1 + (-outputs.logits).exp())
+    expected = -(targets * probabilities.log() + (1 - targets) * (1 - probabilities).log()).mean()
+    assert outputs.loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_problem_type_chooses_another_loss(make_model: ModelMaker, make_images: ImageMaker) -> None:
+def test_problem_type_chooses_another_loss() -> None:
     model = make_model(problem_type="single_label_classification").double()
-    label_ids = torch.tensor([0, 4, 2])
     with torch.no_grad():
-        outputs = model(make_images(model.config).double(), labels=label_ids)
-    probabilities = outputs.logits.softmax(-1)[torch.arange(3), label_ids]
+        outputs = model(make_images(model.config).double(), labels=LABEL_IDS)
+    probabilities = outputs.logits.softmax(-1)[torch.arange(3), LABEL_IDS]
     assert outputs.loss.item() == pytest.approx(-probabilities.log().mean().item())

@@ -1,6 +1,5 @@
 """A configuration that contradicts itself is refused; one that does not survives JSON."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +7,7 @@ import pytest
 from huggingface_hub.errors import StrictDataclassError
 
 from modeling_dytox import DyToxConfig, DyToxForImageClassification
-
-
-ModelMaker = Callable[..., DyToxForImageClassification]
+from tests.modeling_dytox.small import RANGES, make_model
 
 
 @pytest.mark.parametrize(
@@ -31,12 +28,6 @@ ModelMaker = Callable[..., DyToxForImageClassification]
         ({"class_ranges": [[0, 2]], "id2label": {0: "a", 2: "b"}}, "label ids 0..1"),
         ({"class_ranges": [[0, 2]], "num_labels": 3}, "id2label names 3"),
         ({"hidden_size": 100}, "hidden_size=100 is not a multiple of num_attention_heads=12"),
-        ({"num_attention_heads": 0}, "num_attention_heads=0 must be at least 1"),
-        ({"hidden_size": 0}, "hidden_size=0 must be at least 1"),
-        ({"intermediate_size": 0}, "intermediate_size=0 must be at least 1"),
-        ({"num_channels": 0}, "num_channels=0 must be at least 1"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers=0 must be at least 1"),
-        ({"num_task_attention_layers": 0}, "num_task_attention_layers=0 must be at least 1"),
         ({"image_size": 30}, "image_size=30 is not a multiple of patch_size=4"),
         ({"image_size": [32, 30]}, r"image_size=\[32, 30\] is not a multiple of patch_size=4"),
         ({"image_size": [32, 32, 32]}, "must be one size or a height and a width"),
@@ -47,6 +38,25 @@ ModelMaker = Callable[..., DyToxForImageClassification]
         ({"drop_path_rate": -0.1}, "drop_path_rate=-0.1"),
         ({"encoder_attention": "local"}, "encoder_attention"),
         ({"hidden_size": "384"}, "hidden_size"),
+        ({"class_ranges": RANGES, "token_expansion": False, "num_task_tokens": 3}, "=3 but token_expansion=False"),
+        ({"token_expansion": False, "num_task_tokens": 0}, "num_task_tokens=0 but token_expansion=False"),
+        (
+            {"class_ranges": RANGES, "independent_classifiers": False, "num_task_tokens": 1},
+            "num_task_tokens=1 but class_ranges",
+        ),
+        ({"token_expansion": "no"}, "token_expansion"),
+        ({"independent_classifiers": 0}, "independent_classifiers"),
+        *(
+            ({count: 0}, f"{count}=0 must be at least 1")
+            for count in (
+                "num_channels",
+                "hidden_size",
+                "num_hidden_layers",
+                "num_task_attention_layers",
+                "num_attention_heads",
+                "intermediate_size",
+            )
+        ),
     ],
     ids=str,
 )
@@ -63,11 +73,26 @@ def test_defaults_are_the_cifar_model_of_the_paper() -> None:
     assert config.drop_path_rate == 0.1
 
 
-def test_counts_follow_from_class_ranges() -> None:
-    config = DyToxConfig(class_ranges=((0, 10), (10, 15), (15, 20)))
-    assert config.num_task_tokens == 3
-    assert config.num_labels == len(config.id2label) == 20
-    assert config.step_class_ranges == [[0, 10], [10, 15], [15, 20]]
+@pytest.mark.parametrize(
+    ("options", "num_task_tokens", "classifiers"),
+    [
+        ({"class_ranges": tuple(map(tuple, RANGES))}, 3, RANGES),
+        ({"class_ranges": RANGES, "token_expansion": False}, 1, RANGES),
+        ({"class_ranges": RANGES, "token_expansion": False, "num_task_tokens": 1}, 1, RANGES),
+        ({"class_ranges": RANGES, "independent_classifiers": False}, 3, [[0, 9]]),
+        ({"num_labels": 9}, 1, [[0, 9]]),
+        ({"num_labels": 9, "token_expansion": False, "independent_classifiers": False}, 1, [[0, 9]]),
+    ],
+    ids=str,
+)
+def test_counts_follow_from_class_ranges(
+    options: dict[str, Any], num_task_tokens: int, classifiers: list[list[int]]
+) -> None:
+    config = DyToxConfig(**options)
+    assert config.num_task_tokens == num_task_tokens
+    assert config.num_labels == len(config.id2label) == 9
+    assert config.step_class_ranges == (RANGES if "class_ranges" in options else [[0, 9]])
+    assert config.classifier_class_ranges == classifiers
 
 
 @pytest.mark.parametrize(
@@ -85,22 +110,28 @@ def test_json_round_trip(options: dict[str, Any], tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
     loaded = DyToxConfig.from_pretrained(tmp_path)
     assert loaded.to_dict() == config.to_dict()
-    assert loaded.step_class_ranges == config.step_class_ranges
-    assert loaded.image_height_width == config.image_height_width
-    assert loaded.patch_height_width == config.patch_height_width
+    for name in ("step_class_ranges", "image_height_width", "patch_height_width"):
+        assert getattr(loaded, name) == getattr(config, name)
 
 
-def test_num_labels_can_be_overridden_without_class_ranges(make_model: ModelMaker, tmp_path: Path) -> None:
+def test_num_labels_can_be_overridden_without_class_ranges(tmp_path: Path) -> None:
     make_model(class_ranges=None, num_labels=3).save_pretrained(tmp_path)
     assert DyToxConfig.from_pretrained(tmp_path, num_labels=6).step_class_ranges == [[0, 6]]
     model = DyToxForImageClassification.from_pretrained(tmp_path, num_labels=6, ignore_mismatched_sizes=True)
     assert model.classifiers[0].linear.out_features == model.config.num_labels == 6
 
 
-@pytest.mark.parametrize("override", [{"num_labels": 7}, {"class_ranges": [[0, 3], [3, 7]]}, {"num_task_tokens": 3}])
-def test_saved_class_ranges_cannot_be_contradicted(
-    make_model: ModelMaker, tmp_path: Path, override: dict[str, Any]
-) -> None:
-    make_model(class_ranges=[[0, 3], [3, 5]]).save_pretrained(tmp_path)
-    with pytest.raises(StrictDataclassError, match=r"class_ranges=\[\[0, 3\], \[3, [57]\]\]"):
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"num_labels": 7}, r"class_ranges=\[\[0, 3\], \[3, 5\]\]"),
+        ({"class_ranges": [[0, 3], [3, 7]]}, r"class_ranges=\[\[0, 3\], \[3, 7\]\]"),
+        ({"num_task_tokens": 3}, "num_task_tokens=3"),
+        ({"token_expansion": False}, "num_task_tokens=2 but token_expansion=False"),
+    ],
+    ids=str,
+)
+def test_a_saved_model_cannot_be_contradicted(tmp_path: Path, override: dict[str, Any], message: str) -> None:
+    make_model().save_pretrained(tmp_path)
+    with pytest.raises(StrictDataclassError, match=message):
         DyToxForImageClassification.from_pretrained(tmp_path, **override)

@@ -1,20 +1,30 @@
 """`add_task` adds a step and leaves everything learned before as it is."""
 
-from collections.abc import Callable
+import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
-from modeling_dytox import DyToxConfig, DyToxForImageClassification
+from modeling_dytox import DyToxForImageClassification
+from tests.modeling_dytox import oracle
+from tests.modeling_dytox.small import (
+    RANGES,
+    changed,
+    every_backend,
+    every_variant,
+    make_images,
+    make_model,
+    snapshot,
+)
 
 
-ModelMaker = Callable[..., DyToxForImageClassification]
-ImageMaker = Callable[..., torch.Tensor]
-
-
-def snapshot(model: DyToxForImageClassification) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+def parameters_of_a_new_step(step: int, switches: dict[str, bool]) -> set[str]:
+    """What `add_task` makes or, of the classifier that all steps share, replaces; `step` counts from 0."""
+    classifier = f"classifiers.{step if switches['independent_classifiers'] else 0}"
+    names = {f"{classifier}.{part}.{kind}" for part in ("layernorm", "linear") for kind in ("weight", "bias")}
+    return names | {f"dytox.task_tokens.{step}"} if switches["token_expansion"] else names
 
 
 def assert_rounding_apart(actual: torch.Tensor, expected: torch.Tensor) -> None:
@@ -22,79 +32,79 @@ def assert_rounding_apart(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=100 * torch.finfo(torch.float64).eps)
 
 
-def new_parameters(model: DyToxForImageClassification, before: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in before}
-
-
-@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
-def test_old_parameters_and_logits_stay(
-    make_model: ModelMaker, make_images: ImageMaker, attn_implementation: str
-) -> None:
+@every_variant
+@every_backend
+def test_old_parameters_and_logits_stay(switches: dict[str, bool], backend: str) -> None:
     # A mask appears with the second step and grows with the third.
-    model = make_model(class_ranges=[[0, 3]], attn_implementation=attn_implementation).double()
+    model = make_model(class_ranges=RANGES[:1], attn_implementation=backend, **switches).double()
     images = make_images(model.config).double()
-    for names in (["fox", "owl"], ["bee"]):
+    names = [["fox", "owl"], ["bee", "elk", "cow", "ant"]]
+    for step, new_names in enumerate(names, start=1):
         weights = snapshot(model)
         with torch.no_grad():
             before = model(images)
-            model.add_task(names)
+            model.add_task(new_names)
             after = model(images)
-        assert all(torch.equal(model.state_dict()[name], weights[name]) for name in weights)
-        num_steps, num_classes = before.task_embeddings.shape[1], before.logits.shape[1]
-        assert after.logits.shape == (len(images), num_classes + len(names))
-        assert_rounding_apart(after.task_embeddings[:, :num_steps], before.task_embeddings)
-        assert_rounding_apart(after.logits[:, :num_classes], before.logits)
+        assert changed(model, weights) <= parameters_of_a_new_step(step, switches)
+        assert model.state_dict().keys() == weights.keys() | parameters_of_a_new_step(step, switches)
+        num_tokens, num_classes = before.task_embeddings.shape[1], before.logits.shape[1]
+        assert_rounding_apart(after.task_embeddings[:, :num_tokens], before.task_embeddings)
+        if switches["independent_classifiers"]:
+            assert_rounding_apart(after.logits[:, :num_classes], before.logits)
+        assert_rounding_apart(after.logits, oracle.logits(model.state_dict(), model.config, images))
 
-
-def test_configuration_follows(make_model: ModelMaker) -> None:
-    model = make_model(id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1}, class_ranges=[[0, 2]])
-    model.add_task(("fox", "owl", "bee"))
     config = model.config
-    assert config.class_ranges == [[0, 2], [2, 5]]
-    assert config.num_task_tokens == 2
-    assert config.num_labels == model.num_labels == 5
-    assert config.id2label == {0: "cat", 1: "dog", 2: "fox", 3: "owl", 4: "bee"}
-    assert config.label2id == {"cat": 0, "dog": 1, "fox": 2, "owl": 3, "bee": 4}
+    assert config.class_ranges == RANGES
+    assert config.num_task_tokens == (3 if switches["token_expansion"] else 1)
+    assert config.num_labels == model.num_labels == 9
+    assert config.class_names == ["LABEL_0", "LABEL_1", "LABEL_2", *sum(names, [])]
+    assert config.label2id == {name: label for label, name in config.id2label.items()}
     assert model.dytox.config is config
     config.validate()
+    at_once = make_model(class_ranges=RANGES, **switches)
+    assert {n: t.shape for n, t in at_once.state_dict().items()} == {n: t.shape for n, t in model.state_dict().items()}
 
 
-def test_class_ranges_become_explicit(make_model: ModelMaker) -> None:
-    model = make_model(class_ranges=None, num_labels=3)
-    assert model.config.class_ranges is None
-    model.add_task(["fox"])
-    assert model.config.class_ranges == [[0, 3], [3, 4]]
-
-
-def test_new_parameters_are_drawn(make_model: ModelMaker) -> None:
-    grown = []
+@every_variant
+def test_new_parameters_are_drawn_like_those_of_a_new_model(switches: dict[str, bool]) -> None:
+    drawn = []
     for seed in (0, 1, 0):
-        model = make_model(hidden_size=64)
+        model = make_model(hidden_size=64, **switches)
         before = snapshot(model)
         torch.manual_seed(seed)
-        model.add_task(["fox", "owl"])
-        grown.append(new_parameters(model, before))
-    first, other, again = grown
-    assert set(first) == {"dytox.task_tokens.2"} | {
-        f"classifiers.2.{name}" for name in ("layernorm.weight", "layernorm.bias", "linear.weight", "linear.bias")
-    }
-    for name in first:
-        assert torch.equal(first[name], again[name])
-        assert torch.equal(first[name], other[name]) == ("layernorm" in name)
+        model.add_task([f"class {label}" for label in range(45)])
+        drawn.append({name: model.state_dict()[name] for name in changed(model, before)})
+    first, other, again = drawn
+    assert first.keys() == parameters_of_a_new_step(2, switches)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, again[name])
+        assert torch.equal(tensor, other[name]) == ("layernorm" in name)
+        if "layernorm" in name:
+            assert (tensor == name.endswith("weight")).all()
+        elif "task_tokens" in name:
+            # Five standard errors of the deviation of so few numbers.
+            error = 5 / math.sqrt(2 * tensor.numel())
+            assert tensor.std() == pytest.approx(model.config.initializer_range, rel=error)
+        elif name.endswith("linear.weight"):
+            # Uniform within 1 / sqrt(width), as PyTorch draws its linear layers, for old and new classes alike.
+            bound = 1 / math.sqrt(tensor.shape[1])
+            for rows in (tensor[:5], tensor[5:]):
+                assert rows.abs().max() <= bound
+                assert rows.std() == pytest.approx(bound / math.sqrt(3), rel=0.2)
 
 
-def test_a_grown_step_starts_like_one_made_at_once() -> None:
-    # Same seed, same number of draws: a step's spread must not depend on how it came to be.
-    config = DyToxConfig(hidden_size=96, num_hidden_layers=1, intermediate_size=8, class_ranges=[[0, 50], [50, 100]])
-    at_once = DyToxForImageClassification(config)
-    grown = DyToxForImageClassification(
-        DyToxConfig(hidden_size=96, num_hidden_layers=1, intermediate_size=8, class_ranges=[[0, 50]])
-    )
-    grown.add_task([f"class {label}" for label in range(50)])
-    for name in ("dytox.task_tokens.1", "classifiers.1.linear.weight", "classifiers.1.linear.bias"):
-        ours, theirs = grown.state_dict()[name], at_once.state_dict()[name]
-        # Five standard errors of the difference between two sample deviations.
-        assert abs(ours.std() - theirs.std()) < 5 * theirs.std() / ours.numel() ** 0.5, name
+@every_variant
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("device", "dtype"), [("cpu", torch.bfloat16), ("meta", torch.float32)], ids=str)
+def test_new_parameters_join_the_old_ones(
+    switches: dict[str, bool], device: str, dtype: torch.dtype, training: bool
+) -> None:
+    model = make_model(**switches).to(device=device, dtype=dtype).train(training).requires_grad_(False)
+    model.add_task(["fox"])
+    assert {(parameter.device.type, parameter.dtype) for parameter in model.parameters()} == {(device, dtype)}
+    assert {module.training for module in model.modules()} == {training}
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trainable == parameters_of_a_new_step(2, switches)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +117,7 @@ def test_a_grown_step_starts_like_one_made_at_once() -> None:
         (["fox", 7], r"class_names\[1\]=7 must be a string"),
     ],
 )
-def test_class_names_that_are_refused(make_model: ModelMaker, class_names: list[str], message: str) -> None:
+def test_class_names_that_are_refused(class_names: list[str], message: str) -> None:
     model = make_model()
     before, config = snapshot(model), model.config.to_dict()
     with pytest.raises(ValueError, match=message):
@@ -116,54 +126,44 @@ def test_class_names_that_are_refused(make_model: ModelMaker, class_names: list[
     assert model.state_dict().keys() == before.keys()
 
 
-def test_saved_after_growth(make_model: ModelMaker, tmp_path: Path) -> None:
-    model = make_model()
+@every_variant
+def test_a_grown_model_is_saved_and_loaded(tmp_path: Path, switches: dict[str, bool]) -> None:
+    # Without class ranges a model has one step of all its classes.
+    model = make_model(class_ranges=None, num_labels=3, **switches)
     model.add_task(["fox", "owl"])
     model.save_pretrained(tmp_path)
     loaded, info = DyToxForImageClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
-    assert loaded.config.class_ranges == [[0, 3], [3, 5], [5, 7]]
+    assert loaded.config.to_dict().items() >= switches.items()
+    assert loaded.config.class_ranges == [[0, 3], [3, 5]]
     assert loaded.config.id2label == model.config.id2label
-    weights = loaded.state_dict()
-    assert weights.keys() == model.state_dict().keys()
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    assert not changed(loaded, model.state_dict())
     loaded.add_task(["bee"])
-    assert loaded.config.id2label[7] == "bee"
+    assert loaded.config.id2label[5] == "bee"
 
 
-def test_an_early_checkpoint_loads_into_a_later_shape(make_model: ModelMaker, tmp_path: Path) -> None:
+def test_a_folder_without_the_switches_loads_as_the_full_model(tmp_path: Path) -> None:
+    model = make_model(class_ranges=RANGES)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["token_expansion"], config["independent_classifiers"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded, info = DyToxForImageClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    assert loaded.config.token_expansion is loaded.config.independent_classifiers is True
+    assert not changed(loaded, model.state_dict())
+
+
+def test_an_early_checkpoint_loads_into_a_later_shape(tmp_path: Path) -> None:
     early = make_model()
     early.save_pretrained(tmp_path)
-    later = make_model(class_ranges=[[0, 3], [3, 5], [5, 8], [8, 9]])
+    later = make_model(class_ranges=[*RANGES, [9, 10]])
     loaded, info = DyToxForImageClassification.from_pretrained(tmp_path, config=later.config, output_loading_info=True)
     weights = loaded.state_dict()
-    for name, tensor in early.state_dict().items():
-        assert torch.equal(weights[name], tensor), name
+    assert all(torch.equal(weights[name], tensor) for name, tensor in early.state_dict().items())
     assert set(info["missing_keys"]) == later.state_dict().keys() - early.state_dict().keys()
     assert not info["unexpected_keys"]
     for step in (2, 3):
         assert weights[f"dytox.task_tokens.{step}"].std() > 0
         assert weights[f"classifiers.{step}.linear.weight"].std() > 0
-        assert torch.equal(weights[f"classifiers.{step}.layernorm.weight"], torch.ones(loaded.config.hidden_size))
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize(
-    ("device", "dtype"), [("cpu", torch.bfloat16), ("cpu", torch.float64), ("meta", torch.float32)], ids=str
-)
-def test_new_parameters_join_the_old_ones(
-    make_model: ModelMaker, device: str, dtype: torch.dtype, training: bool
-) -> None:
-    model = make_model().to(device=device, dtype=dtype).train(training)
-    model.add_task(["fox"])
-    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
-    assert {parameter.device.type for parameter in model.parameters()} == {device}
-    assert {module.training for module in model.modules()} == {training}
-
-
-def test_new_parameters_train_where_old_ones_are_frozen(make_model: ModelMaker) -> None:
-    model = make_model().requires_grad_(False)
-    before = snapshot(model)
-    model.add_task(["fox"])
-    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert trainable == model.state_dict().keys() - before.keys()
+        assert (weights[f"classifiers.{step}.layernorm.weight"] == 1).all()

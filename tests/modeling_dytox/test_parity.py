@@ -4,7 +4,7 @@ import ast
 import json
 import math
 import zlib
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import torch
 
 from modeling_dytox import DyToxConfig, DyToxForImageClassification
 from modeling_dytox.convert_original_to_hf import config_from_state_dict, convert_state_dict, original_to_hf_names
+from tests.modeling_dytox.small import FIXTURES, every_backend
 
 
 # The authors' own float32 and float64 runs differ by about 1e-6.
@@ -20,79 +21,53 @@ TOLERANCE = 1e-5
 STANDARD_ERRORS = 5
 
 Arrays = dict[str, np.ndarray]
+MODEL_A: Arrays = dict(np.load(FIXTURES / "model_a.npz"))
+INPUT = torch.from_numpy(MODEL_A["input"])
 
 
 def assert_near(actual: torch.Tensor, expected: np.ndarray, tolerance: float = TOLERANCE) -> None:
     torch.testing.assert_close(actual.detach(), torch.from_numpy(expected), rtol=0, atol=tolerance)
 
 
-def build(parameters: Arrays, attn_implementation: str) -> DyToxForImageClassification:
+def build(parameters: Arrays, backend: str = "eager") -> DyToxForImageClassification:
     state_dict = {name: torch.from_numpy(values) for name, values in parameters.items()}
     config = config_from_state_dict(state_dict)
-    config._attn_implementation = attn_implementation
+    config._attn_implementation = backend
     model = DyToxForImageClassification(config).eval()
     model.load_state_dict(convert_state_dict(state_dict))
     return model
 
 
-def build_model_a(model_a: Arrays, attn_implementation: str = "eager") -> DyToxForImageClassification:
+def build_model_a(backend: str = "eager") -> DyToxForImageClassification:
     prefix = "param/"
-    parameters = {name.removeprefix(prefix): model_a[name] for name in model_a if name.startswith(prefix)}
-    return build(parameters, attn_implementation)
+    return build({name.removeprefix(prefix): MODEL_A[name] for name in MODEL_A if name.startswith(prefix)}, backend)
 
 
-def test_sizes_are_the_authors(model_a: Arrays) -> None:
-    config = build_model_a(model_a).config
-    sizes = json.loads(str(model_a["config_json"]))
-    assert config.hidden_size == sizes["embed"]
-    assert config.num_attention_heads == sizes["heads"]
-    assert config.num_hidden_layers == sizes["sab"]
-    assert config.patch_size == sizes["patch"]
-    assert config.image_size == sizes["img"]
-    assert [stop - start for start, stop in config.class_ranges] == sizes["incs"]
-
-
-def test_patch_tokens(model_a: Arrays) -> None:
-    model = build_model_a(model_a)
-    pixel_values = torch.from_numpy(model_a["input"])
-    patches = model.dytox.embeddings.patch_embeddings(pixel_values).flatten(2).transpose(1, 2)
-    assert_near(patches, model_a["out/patch_embed"])
-    assert_near(model.dytox.embeddings(pixel_values), model_a["out/embed_pos"])
-
-
-def test_encoder_blocks(model_a: Arrays) -> None:
-    model = build_model_a(model_a)
-    outputs = model(torch.from_numpy(model_a["input"]), output_hidden_states=True, output_attentions=True)
+def test_every_part() -> None:
+    model = build_model_a()
+    assert_near(model.dytox.embeddings.patch_embeddings(INPUT).flatten(2).transpose(1, 2), MODEL_A["out/patch_embed"])
+    outputs = model(INPUT, output_hidden_states=True, output_attentions=True)
     assert len(outputs.hidden_states) == model.config.num_hidden_layers + 1
-    assert_near(outputs.hidden_states[0], model_a["out/embed_pos"])
+    assert_near(outputs.hidden_states[0], MODEL_A["out/embed_pos"])
     for block in range(model.config.num_hidden_layers):
-        assert_near(outputs.hidden_states[block + 1], model_a[f"out/sab{block}_out"])
-        assert_near(outputs.attentions[block], model_a[f"out/sab{block}_attn"])
-
-
-@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
-def test_every_step(model_a: Arrays, attn_implementation: str) -> None:
-    model = build_model_a(model_a, attn_implementation)
-    outputs = model(torch.from_numpy(model_a["input"]))
-    for step, (start, stop) in enumerate(model.config.class_ranges):
-        assert_near(outputs.task_embeddings[:, step], model_a[f"out/task_embed{step}"])
-        assert_near(outputs.logits[:, start:stop], model_a[f"out/head_logits{step}"])
-    assert_near(outputs.logits, model_a["out/logits"])
-    # Herding compares images by all task embeddings side by side.
-    assert_near(outputs.task_embeddings.flatten(1), model_a["out/icarl_all_features"])
-
-
-def test_task_attentions(model_a: Arrays) -> None:
-    model = build_model_a(model_a)
-    (attention,) = model(torch.from_numpy(model_a["input"]), output_attentions=True).task_attentions
+        assert_near(outputs.hidden_states[block + 1], MODEL_A[f"out/sab{block}_out"])
+        assert_near(outputs.attentions[block], MODEL_A[f"out/sab{block}_attn"])
+    (attention,) = outputs.task_attentions
     for step in range(model.config.num_task_tokens):
-        assert_near(attention[:, :, step : step + 1], model_a[f"out/tab_attn{step}"])
+        assert_near(attention[:, :, step : step + 1], MODEL_A[f"out/tab_attn{step}"])
 
 
-@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
-def test_logits_in_float64(model_a: Arrays, attn_implementation: str) -> None:
-    model = build_model_a(model_a, attn_implementation).double()
-    assert_near(model(torch.from_numpy(model_a["input"]).double()).logits, model_a["logits_f64"], tolerance=1e-12)
+@every_backend
+def test_every_step(backend: str) -> None:
+    model = build_model_a(backend)
+    outputs = model(INPUT)
+    for step, (start, stop) in enumerate(model.config.class_ranges):
+        assert_near(outputs.task_embeddings[:, step], MODEL_A[f"out/task_embed{step}"])
+        assert_near(outputs.logits[:, start:stop], MODEL_A[f"out/head_logits{step}"])
+    assert_near(outputs.logits, MODEL_A["out/logits"])
+    # Herding compares images by all task embeddings side by side.
+    assert_near(outputs.task_embeddings.flatten(1), MODEL_A["out/icarl_all_features"])
+    assert_near(model.double()(INPUT.double()).logits, MODEL_A["logits_f64"], tolerance=1e-12)
 
 
 def full_cifar_parameter(name: str, shape: tuple[int, ...], salt: str) -> np.ndarray:
@@ -110,15 +85,14 @@ def full_cifar_parameter(name: str, shape: tuple[int, ...], salt: str) -> np.nda
     return noise / np.float32(math.sqrt(math.prod(shape[1:])))
 
 
-@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
-def test_full_cifar_model(fixtures_folder: Path, attn_implementation: str) -> None:
-    with np.load(fixtures_folder / "full_cifar_a.npz") as arrays:
-        full = dict(arrays)
+@every_backend
+def test_full_cifar_model(backend: str) -> None:
+    full = dict(np.load(FIXTURES / "full_cifar_a.npz"))
     parameters = {}
     for name, shape, total in zip(full["names"], full["shapes"], full["sums"], strict=True):
         parameters[str(name)] = full_cifar_parameter(name, ast.literal_eval(str(shape)), str(full["salt"]))
         assert parameters[name].sum(dtype=np.float64) == pytest.approx(total, abs=TOLERANCE)
-    model = build(parameters, attn_implementation)
+    model = build(parameters, backend)
     outputs = model(torch.from_numpy(full["input"]))
     assert_near(outputs.task_embeddings.transpose(0, 1), full["tokens"])
     assert_near(outputs.logits, full["logits"])
@@ -138,32 +112,29 @@ def test_number_of_parameters(num_steps: int, classes_per_step: int, expected: i
 
 
 @pytest.fixture(scope="module")
-def fresh_cifar_model() -> DyToxForImageClassification:
+def fresh_model() -> DyToxForImageClassification:
+    """The CIFAR model of one step as it is drawn."""
     torch.manual_seed(0)
     return DyToxForImageClassification(DyToxConfig(class_ranges=[[0, 10]]))
 
 
-def test_local_heads(fresh_cifar_model: DyToxForImageClassification, fixtures_folder: Path) -> None:
-    with np.load(fixtures_folder / "gpsa_local_init.npz") as arrays:
-        local = torch.from_numpy(arrays["pos_proj_weight_first9"])
-    weights = [layer.attention.position_proj.weight.detach() for layer in fresh_cifar_model.dytox.layers]
-    for weight in weights:
-        assert torch.equal(weight[: len(local)], local)
+def test_local_heads(fresh_model: DyToxForImageClassification) -> None:
+    local = torch.from_numpy(np.load(FIXTURES / "gpsa_local_init.npz")["pos_proj_weight_first9"])
+    weights = [layer.attention.position_proj.weight.detach() for layer in fresh_model.dytox.layers]
+    assert all(torch.equal(weight[: len(local)], local) for weight in weights)
     drawn = torch.cat([weight[len(local) :].flatten() for weight in weights])
-    std = fresh_cifar_model.config.initializer_range
+    std = fresh_model.config.initializer_range
     assert abs(drawn.std() / std - 1) < STANDARD_ERRORS / math.sqrt(2 * len(drawn))
     assert abs(drawn.mean()) < STANDARD_ERRORS * std / math.sqrt(len(drawn))
 
 
-def test_initial_parameters_are_drawn_as_the_authors_draw(
-    fresh_cifar_model: DyToxForImageClassification, fixtures_folder: Path
-) -> None:
-    statistics = json.loads((fixtures_folder / "init_stats_cifar_t1.json").read_text())
-    parameters = dict(fresh_cifar_model.named_parameters())
+def test_initial_parameters_are_drawn_as_the_authors_draw(fresh_model: DyToxForImageClassification) -> None:
+    statistics: dict[str, dict[str, Any]] = json.loads((FIXTURES / "init_stats_cifar_t1.json").read_text())
+    parameters = {name: parameter.detach() for name, parameter in fresh_model.named_parameters()}
     compared = set()
     for name, hf_names in original_to_hf_names(statistics).items():
-        values = torch.cat([parameters[hf_name].detach().flatten() for hf_name in hf_names]).double()
         expected = statistics[name]
+        values = torch.cat([parameters[hf_name].flatten() for hf_name in hf_names]).double()
         assert values.numel() == math.prod(expected["shape"])
         # Both means and both deviations are of one sample each, of this size.
         mean_error = expected["std"] * math.sqrt(2 / values.numel())
@@ -171,24 +142,21 @@ def test_initial_parameters_are_drawn_as_the_authors_draw(
         float32_error = 1e-6 * max(abs(expected["mean"]), expected["std"])
         assert abs(values.mean() - expected["mean"]) <= STANDARD_ERRORS * mean_error + float32_error, name
         assert abs(values.std() - expected["std"]) <= STANDARD_ERRORS * std_error + float32_error, name
+        for hf_name in hf_names:
+            assert_fixed_or_bounded(name, hf_name, parameters, expected)
         compared.update(hf_names)
     assert compared == set(parameters)
 
 
-def test_values_that_are_fixed_or_bounded_at_initialisation(
-    fresh_cifar_model: DyToxForImageClassification, fixtures_folder: Path
+def assert_fixed_or_bounded(
+    name: str, hf_name: str, parameters: dict[str, torch.Tensor], expected: dict[str, Any]
 ) -> None:
-    statistics = json.loads((fixtures_folder / "init_stats_cifar_t1.json").read_text())
-    parameters = dict(fresh_cifar_model.named_parameters())
-    for name, hf_names in original_to_hf_names(statistics).items():
-        minimum, maximum = statistics[name]["min"], statistics[name]["max"]
-        for hf_name in hf_names:
-            values = parameters[hf_name].detach()
-            if minimum == maximum:
-                assert (values == minimum).all(), name
-            elif name.endswith("attn.v.weight") and name.startswith("sabs"):
-                assert torch.equal(values, torch.eye(len(values))), name
-            elif name.startswith(("patch_embed", "head.")):
-                # Uniform in +-1 / sqrt(inputs), as PyTorch draws its own layers.
-                inputs = parameters[hf_name.replace(".bias", ".weight")][0].numel()
-                assert values.abs().max() <= 1 / math.sqrt(inputs), name
+    values = parameters[hf_name]
+    if expected["min"] == expected["max"]:
+        assert (values == expected["min"]).all(), name
+    elif name.endswith("attn.v.weight") and name.startswith("sabs"):
+        assert torch.equal(values, torch.eye(len(values))), name
+    elif name.startswith(("patch_embed", "head.")):
+        # Uniform in +-1 / sqrt(inputs), as PyTorch draws its own layers.
+        inputs = parameters[hf_name.replace(".bias", ".weight")][0].numel()
+        assert values.abs().max() <= 1 / math.sqrt(inputs), name

@@ -56,12 +56,11 @@ def own_datasets_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
 
 def command_line(options: Mapping[str, object]) -> list[str]:
     """Options as words of a command line: a list gives several, None leaves the option out."""
-    given = {name: value for name, value in options.items() if value is not None}
-    return [
-        word
-        for name, value in given.items()
-        for word in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
-    ]
+    words: list[str] = []
+    for name, value in options.items():
+        if value is not None:
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return words
 
 
 def train(options: Mapping[str, object]) -> Path:
@@ -156,17 +155,16 @@ def write_image_folder(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def run_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Runs `training/incremental.py` with these command-line arguments, in this process."""
+    """Runs `training/incremental.py`, or the script with another `main`, with these arguments in this process."""
 
-    def run(*command_line: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["training/incremental.py", *command_line])
+    def run(*words: str, main: Callable[[], None] = incremental.main) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["script.py", *words])
         capsys.readouterr()
         status: Any = 0
         try:
-            incremental.main()
+            main()
         except SystemExit as end:
             status = end.code
-        captured = capsys.readouterr()
-        return Outcome(status, captured.out, captured.err)
+        return Outcome(status, *capsys.readouterr())
 
     return run

@@ -1,7 +1,7 @@
 """Class-incremental methods, chosen by name with `--method`."""
 
 from hub.run.errors import InputError
-from training.arguments import Arguments
+from training.arguments import DEFAULT_METHOD, Arguments
 from training.methods.base import LossModule, Method, Phase
 from training.methods.baselines import Finetune, Joint, Replay
 from training.methods.dytox import DyTox
@@ -23,7 +23,7 @@ def make_method(arguments: Arguments) -> Method:
     Raises:
         InputError: there is no such method.
     """
-    name = str(arguments.method.method)
+    name = arguments.method.method or DEFAULT_METHOD
     if name not in METHODS:
         raise InputError(f"--method {name!r} is unknown: choose one of {', '.join(METHODS)}.")
     return METHODS[name](arguments.method, arguments.optimization)

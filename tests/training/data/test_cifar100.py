@@ -12,40 +12,27 @@ from tests.command_line import words
 
 
 CIFAR100 = Path(__file__).parents[4] / "shared" / "data" / "cifar100"
-OPTIONS = {
-    "dataset_name": CIFAR100,
-    "label_column": "fine_label",
-    "class_order": "cifar100_order1",
-    "num_classes": 20,
-    "classes_per_step": 5,
-    "max_train_samples_per_class": 60,
-    "auto_augment": "none",
-    "max_eval_samples_per_class": 20,
-    "hidden_size": 48,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 2,
-    "num_epochs": 8,
-    "finetuning_epochs": 1,
-    "memory_size": 60,
-    "learning_rate": 2e-3,
-    "learning_rate_batch_size": 0,
-    "per_device_train_batch_size": 32,
-    "num_workers": 1,
-}
+DATA = (
+    "--label_column fine_label --class_order cifar100_order1 --num_classes 20 --classes_per_step 5 --num_workers 1 "
+    "--max_train_samples_per_class 60 --max_eval_samples_per_class 20 --memory_size 60 --auto_augment none"
+)
+MODEL = "--hidden_size 48 --num_attention_heads 4 --num_hidden_layers 2"
+TRAINING = (
+    "--num_epochs 8 --finetuning_epochs 1 --learning_rate 2e-3 --learning_rate_batch_size 0 "
+    "--per_device_train_batch_size 32"
+)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CIFAR100.is_dir(), reason="CIFAR-100 is not beside the project")
 def test_four_steps_of_five_classes(root: Path, tmp_path: Path) -> None:
-    options = OPTIONS | {"output_dir": tmp_path / "run"}
+    options = [
+        *words({"dataset_name": CIFAR100, "output_dir": tmp_path / "run"}),
+        *f"{DATA} {MODEL} {TRAINING}".split(),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run(
-        [sys.executable, "training/incremental.py", *words(options)],
-        cwd=root,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "training/incremental.py", *options]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     # The first classes of order 1 by their names in the data set.

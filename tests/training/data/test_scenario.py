@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +13,43 @@ from PIL import Image as PILImage
 
 from hub.run.errors import InputError
 from training.arguments import Arguments
+from training.data.class_order import resolve_class_order
 from training.data.examples import Examples
-from training.data.scenario import (
-    BUNDLED_ORDERS,
-    LearnedClasses,
-    Scenario,
-    class_ranges,
-    make_scenario,
-    resolve_class_order,
-)
+from training.data.scenario import LearnedClasses, Scenario, class_ranges, make_scenario
 from training.data.splits import LabelledSplits
 
 
 NAMES = ["ant", "bee", "cat", "dog", "eel", "fox"]
-MakeScenario = Callable[..., Scenario]
+SHUFFLED = ["fox", "ant", "eel", "bee", "dog", "cat"]
+# Three classes, two of which the data set of `NAMES` holds under other label ids, learned in two steps.
+KNOWN = ("bee", "owl", "ant")
+
+Cut = Callable[..., Scenario]
 
 
 @pytest.fixture
-def make_splits(
-    make_examples: Callable[..., Examples], marked_image: Callable[[int], PILImage.Image]
-) -> Callable[..., LabelledSplits]:
-    """Makes splits of these labels; the image of training row i has the number i, that of test row i 1000 + i."""
+def cut(
+    make_arguments: Callable[..., Arguments],
+    make_examples: Callable[..., Examples],
+    marked_image: Callable[[int], PILImage.Image],
+) -> Cut:
+    """
+    Cuts splits of these labels; the image of training row i has the number i, that of test row i 1000 + i. With a
+    `policy` it cuts them into the steps after those of `KNOWN`.
+    """
 
-    def make(
-        train: Sequence[int], test: Sequence[int] | None = None, names: Sequence[str] | None = None
-    ) -> LabelledSplits:
-        names = names or [f"class{label}" for label in range(max(train) + 1)]
-        test = list(range(len(names))) if test is None else test
-        return LabelledSplits(
+    def cut(train: Sequence[int], test: Sequence[int], policy: str | None = None, **options: Any) -> Scenario:
+        splits = LabelledSplits(
             make_examples([marked_image(row) for row in range(len(train))], train),
             make_examples([marked_image(1000 + row) for row in range(len(test))], test),
-            list(names),
+            NAMES if policy else [f"class{label}" for label in range(max(*train, *test) + 1)],
         )
+        if policy is None:
+            return make_scenario(splits, make_arguments(**options).data)
+        arguments = make_arguments(model_name_or_path="org/model", **options)
+        return make_scenario(splits, arguments.data, LearnedClasses(KNOWN, 2, policy))  # type: ignore[arg-type]
 
-    return make
-
-
-@pytest.fixture
-def scenario_of(make_arguments: Callable[..., Arguments]) -> Callable[..., Scenario]:
-    """Cuts splits by these options."""
-    return lambda splits, **options: make_scenario(splits, make_arguments(**options).data)
+    return cut
 
 
 def order_of(order: Sequence[str] | None, num_classes: int | None = None) -> list[str]:
@@ -65,39 +63,41 @@ def error_of(call: Callable[..., Any], *args: Any, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_by_default_the_order_is_that_of_the_data_set() -> None:
-    assert order_of(None) == NAMES
-    assert order_of(None, 4) == NAMES[:4]
-
-
-def test_an_order_of_names_of_label_ids_and_of_both() -> None:
-    expected = ["fox", "ant", "eel", "bee", "dog", "cat"]
-    assert order_of(expected) == expected
-    assert order_of([str(NAMES.index(name)) for name in expected]) == expected
-    assert order_of(["fox", "0", "eel", "1", "dog", "2"]) == expected
+@pytest.mark.parametrize(
+    ("order", "num_classes", "expected"),
+    [
+        (None, None, NAMES),
+        (None, 4, NAMES[:4]),
+        (SHUFFLED, None, SHUFFLED),
+        (["5", "0", "4", "1", "3", "2"], None, SHUFFLED),
+        (["fox", "0", "eel", "1", "dog", "2"], None, SHUFFLED),
+        # The first classes of an order need no complete order.
+        (["fox", "ant", "eel"], 2, ["fox", "ant"]),
+        (["fox", "ant"], 2, ["fox", "ant"]),
+    ],
+)
+def test_an_order_of_names_or_label_ids(order: list[str] | None, num_classes: int | None, expected: list[str]) -> None:
+    assert order_of(order, num_classes) == expected
 
 
 def test_a_class_that_is_named_like_a_number_is_meant_by_its_name() -> None:
     assert resolve_class_order(["7", "9", "8"], ["9", "8", "7"], None) == [2, 0, 1]
 
 
-@pytest.mark.parametrize("name", ["order.txt", "order.json", "order.yaml", "order.yml", "order"])
-def test_an_order_from_a_file(tmp_path: Path, name: str) -> None:
-    expected = ["fox", "ant", "eel", "bee", "dog", "cat"]
-    texts = {
-        ".json": json.dumps(expected),
-        ".yaml": "\n".join(f"- {entry}" for entry in expected),
-        ".yml": f"[{', '.join(expected)}]",
-    }
-    path = tmp_path / name
-    path.write_text(texts.get(path.suffix, "# from the paper\n" + "\n\n".join(expected) + "\n"))
-    assert order_of([str(path)]) == expected
-
-
-def test_label_ids_in_a_json_file(tmp_path: Path) -> None:
-    path = tmp_path / "order.json"
-    path.write_text("[5, 4, 3, 2, 1, 0]")
-    assert order_of([str(path)]) == NAMES[::-1]
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("order.txt", "# from the paper\n" + "\n\n".join(SHUFFLED) + "\n"),
+        ("order", "\n".join(SHUFFLED)),
+        ("order.json", json.dumps(SHUFFLED)),
+        ("ids.json", "[5, 0, 4, 1, 3, 2]"),
+        ("order.yaml", "\n".join(f"- {entry}" for entry in SHUFFLED)),
+        ("order.yml", f"[{', '.join(SHUFFLED)}]"),
+    ],
+)
+def test_an_order_from_a_file(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert order_of([str(tmp_path / name)]) == SHUFFLED
 
 
 @pytest.mark.parametrize(
@@ -115,19 +115,6 @@ def test_a_file_that_holds_no_order_is_named(tmp_path: Path, name: str, content:
     assert str(tmp_path / name) in error_of(order_of, [str(tmp_path / name)])
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in BUNDLED_ORDERS.glob("cifar100_*.txt")))
-def test_the_bundled_orders_are_permutations_of_cifar100(name: str) -> None:
-    names = [f"class{label}" for label in range(100)]
-    order = resolve_class_order([name], names, None)
-    assert sorted(order) == list(range(100))
-    assert order != sorted(order)
-    # By name, the data set may number its classes in any way.
-    written = [
-        line for line in (BUNDLED_ORDERS / f"{name}.txt").read_text().split("\n") if line and not line.startswith("#")
-    ]
-    assert list(map(int, written)) == order
-
-
 @pytest.mark.parametrize("seed", [0, 1, 1993, 2**32 - 1])
 def test_a_random_order_is_numpys_legacy_permutation(seed: int) -> None:
     names = [str(label) for label in range(100)]
@@ -137,14 +124,13 @@ def test_a_random_order_is_numpys_legacy_permutation(seed: int) -> None:
     assert resolve_class_order([f"seed:{seed}"], names, 30) == expected[:30]
 
 
-@pytest.mark.parametrize("entry", ["seed:", "seed:x", "seed:-1", "seed:1.5", f"seed:{2**32}"])
-def test_a_random_order_needs_a_seed(entry: str) -> None:
-    assert f"--class_order {entry} needs a whole number" in error_of(order_of, [entry])
-
-
 @pytest.mark.parametrize(
     ("order", "num_classes", "message"),
     [
+        *(
+            ([f"seed:{seed}"], None, f"--class_order seed:{seed} needs a whole number")
+            for seed in ("", "x", "-1", "1.5", 2**32)
+        ),
         (["ant", "bee", "ant", "cat", "dog", "eel", "fox"], None, "'ant' more than once"),
         # By name and by label id.
         (["ant", "0", "bee", "cat", "dog", "eel", "fox"], None, "'ant' more than once"),
@@ -161,33 +147,22 @@ def test_an_order_that_is_wrong_is_explained(order: list[str] | None, num_classe
     assert message in error_of(order_of, order, num_classes)
 
 
-def test_the_first_classes_of_an_order_need_no_complete_order() -> None:
-    assert order_of(["fox", "ant", "eel"], 2) == ["fox", "ant"]
-    assert order_of(["fox", "ant"], 2) == ["fox", "ant"]
-
-
-@pytest.mark.parametrize("num_classes", range(1, 13))
-@pytest.mark.parametrize("classes_per_step", range(1, 6))
 @pytest.mark.parametrize("initial_classes", [None, 1, 2, 5])
-def test_class_ranges_cover_the_classes_or_are_refused(
-    num_classes: int, classes_per_step: int, initial_classes: int | None
-) -> None:
-    first = initial_classes or classes_per_step
-    if first <= num_classes and (num_classes - first) % classes_per_step == 0:
-        ranges = class_ranges(num_classes, initial_classes, classes_per_step)
-        assert [stop - start for start, stop in ranges] == [first] + [classes_per_step] * (len(ranges) - 1)
-        assert [label for class_range in ranges for label in range(*class_range)] == list(range(num_classes))
-    else:
-        message = error_of(class_ranges, num_classes, initial_classes, classes_per_step)
-        assert f"{num_classes} classes cannot be cut into a first step of {first}" in message
+def test_class_ranges_cover_the_classes_or_are_refused(initial_classes: int | None) -> None:
+    for num_classes, classes_per_step in product(range(1, 13), range(1, 6)):
+        first = initial_classes or classes_per_step
+        if first <= num_classes and (num_classes - first) % classes_per_step == 0:
+            ranges = class_ranges(num_classes, initial_classes, classes_per_step)
+            assert [stop - start for start, stop in ranges] == [first] + [classes_per_step] * (len(ranges) - 1)
+            assert [label for class_range in ranges for label in range(*class_range)] == list(range(num_classes))
+        else:
+            message = error_of(class_ranges, num_classes, initial_classes, classes_per_step)
+            assert f"{num_classes} classes cannot be cut into a first step of {first}" in message
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_every_training_row_is_in_exactly_one_step_with_its_label_and_its_pixels(
-    make_splits: Callable[..., LabelledSplits],
-    scenario_of: MakeScenario,
-    number_of: Callable[[PILImage.Image], int],
-    seed: int,
+@pytest.mark.parametrize("seed", range(8))
+def test_every_row_is_in_exactly_one_step_with_its_label_and_its_pixels(
+    cut: Cut, number_of: Callable[[PILImage.Image], int], seed: int
 ) -> None:
     random = np.random.default_rng(seed)
     num_steps, classes_per_step, initial = random.integers(1, 4, size=3)
@@ -197,9 +172,9 @@ def test_every_training_row_is_in_exactly_one_step_with_its_label_and_its_pixels
     train = random.permutation(np.concatenate([all_labels, random.choice(all_labels, 30)])).tolist()
     test = random.permutation(np.concatenate([all_labels, random.choice(all_labels, 9)])).tolist()
     order = random.permutation(all_labels).tolist()
-    splits = make_splits(train, test)
-    scenario = scenario_of(
-        splits,
+    scenario = cut(
+        train,
+        test,
         class_order=[*map(str, order)] if len(order) > 1 else ["seed:0"],
         num_classes=num_classes,
         initial_classes=initial,
@@ -216,31 +191,19 @@ def test_every_training_row_is_in_exactly_one_step_with_its_label_and_its_pixels
         assert step.train.source_indices.tolist() == sorted(step.train.source_indices)
         assert set(step.train.labels.tolist()) == set(range(*step.class_range))
         rows += step.train.source_indices.tolist()
-        seen = {row for row, label in enumerate(test) if order.index(label) < step.num_seen_classes}
-        assert {number_of(scenario.seen_test(step).image(i)) - 1000 for i in range(len(seen))} == seen
-        assert len(scenario.seen_test(step)) == len(seen)
         assert Counter(scenario.seen_train(step).source_indices.tolist()) == Counter(rows)
+        seen = scenario.seen_test(step)
+        tested = {number_of(seen.image(position)) - 1000: label for position, label in enumerate(seen.labels)}
+        labels = {row: order.index(label) for row, label in enumerate(test)}
+        assert tested == {row: label for row, label in labels.items() if label < step.num_seen_classes}
     assert Counter(rows) == Counter(row for row, label in enumerate(train) if label in order[:num_classes])
     assert scenario.class_names == [f"class{label}" for label in order[:num_classes]]
     assert len(scenario.steps) == num_steps
 
 
-def test_label_ids_of_the_test_images_follow_the_order_of_learning(
-    make_splits: Callable[..., LabelledSplits], scenario_of: MakeScenario
-) -> None:
-    splits = make_splits([0, 1, 2], [2, 2, 0, 1])
-    scenario = scenario_of(splits, class_order=["class2", "class0", "class1"], classes_per_step=1)
-    assert scenario.test.labels.tolist() == [0, 0, 1, 2]
-
-
-def test_the_first_images_of_each_class_are_kept(
-    make_splits: Callable[..., LabelledSplits],
-    scenario_of: MakeScenario,
-    number_of: Callable[[PILImage.Image], int],
-) -> None:
-    splits = make_splits([0, 1, 0, 0, 1, 2, 0], [2, 1, 0, 0, 0])
+def test_the_first_images_of_each_class_are_kept(cut: Cut, number_of: Callable[[PILImage.Image], int]) -> None:
     options = {"classes_per_step": 3, "max_train_samples_per_class": 2, "max_eval_samples_per_class": 1}
-    scenario = scenario_of(splits, **options)
+    scenario = cut([0, 1, 0, 0, 1, 2, 0], [2, 1, 0, 0, 0], **options)
     assert scenario.train.source_indices.tolist() == [0, 1, 2, 4, 5]
     assert [number_of(scenario.train.image(position)) for position in range(5)] == [0, 1, 2, 4, 5]
     assert scenario.test.source_indices.tolist() == [0, 1, 2]
@@ -248,39 +211,15 @@ def test_the_first_images_of_each_class_are_kept(
 
 @pytest.mark.parametrize(("train", "test", "kind"), [([0, 1], [0, 1, 2], "training"), ([0, 1, 2], [0, 1], "test")])
 def test_a_class_without_images_is_refused_unless_the_run_leaves_it_out(
-    make_splits: Callable[..., LabelledSplits], scenario_of: MakeScenario, train: list[int], test: list[int], kind: str
+    cut: Cut, train: list[int], test: list[int], kind: str
 ) -> None:
-    splits = make_splits(train, test, ["ant", "bee", "cat"])
-    assert f"Class 'cat' has no {kind} image" in error_of(scenario_of, splits, classes_per_step=1)
-    assert len(scenario_of(splits, classes_per_step=1, num_classes=2).steps) == 2
-
-
-KNOWN = ("bee", "owl", "ant")
-
-
-def known(policy: str) -> LearnedClasses:
-    """Three classes, two of which the data set of `NAMES` holds under other label ids, learned in two steps."""
-    return LearnedClasses(KNOWN, 2, policy)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def continue_with(make_arguments: Callable[..., Arguments]) -> Callable[..., Scenario]:
-    """Cuts splits into the steps after those of `KNOWN`."""
-
-    def make(splits: LabelledSplits, policy: str, **options: Any) -> Scenario:
-        arguments = make_arguments(model_name_or_path="org/model", **options)
-        return make_scenario(splits, arguments.data, known(policy))
-
-    return make
+    assert f"Class 'class2' has no {kind} image" in error_of(cut, train, test, classes_per_step=1)
+    assert len(cut(train, test, classes_per_step=1, num_classes=2).steps) == 2
 
 
 @pytest.mark.parametrize("policy", ["test", "merge"])
-def test_images_of_known_classes_keep_the_label_ids_that_the_model_gives_them(
-    make_splits: Callable[..., LabelledSplits], continue_with: MakeScenario, policy: str
-) -> None:
-    # ant bee cat dog eel fox ant bee, and the same in the test split.
-    splits = make_splits([0, 1, 2, 3, 4, 5, 0, 1], [0, 1, 2, 3, 4, 5], NAMES)
-    scenario = continue_with(splits, policy, classes_per_step=2)
+def test_images_of_known_classes_keep_the_label_ids_that_the_model_gives_them(cut: Cut, policy: str) -> None:
+    scenario = cut([0, 1, 2, 3, 4, 5, 0, 1], [0, 1, 2, 3, 4, 5], policy, classes_per_step=2)
     assert scenario.class_names == [*KNOWN, "cat", "dog", "eel", "fox"]
     assert [(step.number, step.class_range) for step in scenario.steps] == [(3, (3, 5)), (4, (5, 7))]
     assert scenario.num_steps == 4
@@ -292,25 +231,21 @@ def test_images_of_known_classes_keep_the_label_ids_that_the_model_gives_them(
     assert dict(zip(seen.source_indices, seen.labels, strict=True)) == {0: 2, 1: 0, 2: 3, 3: 4}
 
 
-def test_known_classes_are_refused_unless_the_run_says_what_to_do_with_them(
-    make_splits: Callable[..., LabelledSplits], continue_with: MakeScenario
-) -> None:
-    splits = make_splits([0, 1, 2, 3, 4, 5], names=NAMES)
-    message = error_of(continue_with, splits, "refuse")
+def test_known_classes_are_refused_unless_the_run_says_what_to_do_with_them(cut: Cut) -> None:
+    everything = [0, 1, 2, 3, 4, 5]
+    message = error_of(cut, everything, everything, "refuse")
     assert "knows 'ant' already (2 such class(es) of the 6" in message and "--known_classes" in message
-    only_new = continue_with(splits, "refuse", class_order=["fox", "cat", "0", "1", "3", "4"], num_classes=2)
+    only_new = cut(everything, everything, "refuse", class_order=["fox", "cat", "0", "1", "3", "4"], num_classes=2)
     assert only_new.class_names == [*KNOWN, "fox", "cat"]
     assert set(only_new.test.labels) == {3, 4}, "what was not asked for is not taken for a known class"
     for policy in ("test", "merge"):
         nothing_new = {"class_order": ["bee", "ant", "cat", "dog", "eel", "fox"], "num_classes": 2}
-        assert "knows all 2 classes already" in error_of(continue_with, splits, policy, **nothing_new)
+        assert "knows all 2 classes already" in error_of(cut, everything, everything, policy, **nothing_new)
 
 
-def test_new_classes_make_one_step_unless_they_are_to_be_cut(
-    make_splits: Callable[..., LabelledSplits], continue_with: MakeScenario
-) -> None:
-    splits = make_splits([2, 3, 4, 5, 0, 1], names=NAMES)
-    assert [step.class_range for step in continue_with(splits, "test").steps] == [(3, 7)]
-    uneven = continue_with(splits, "test", initial_classes=1)
+def test_new_classes_make_one_step_unless_they_are_to_be_cut(cut: Cut) -> None:
+    train, test = [2, 3, 4, 5, 0, 1], [0, 1, 2, 3, 4, 5]
+    assert [step.class_range for step in cut(train, test, "test").steps] == [(3, 7)]
+    uneven = cut(train, test, "test", initial_classes=1)
     assert [step.class_range for step in uneven.steps] == [(3, 4), (4, 7)]
     assert [step.class_names for step in uneven.steps] == [["cat"], ["dog", "eel", "fox"]]

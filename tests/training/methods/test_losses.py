@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from timm.data import Mixup
 
 from modeling_dytox import DyToxForImageClassification
 from modeling_dytox.convert_original_to_hf import config_from_state_dict, convert_state_dict, original_to_hf_names
@@ -29,41 +28,30 @@ def fixture(name: str) -> torch.Tensor:
     return torch.from_numpy(LOSSES[name])
 
 
-@pytest.mark.parametrize("case, soft", [("main_hard_tau1", False), ("main_mixup_tau1", True)])
-def test_main_phase_terms_match_the_authors(case: str, soft: bool) -> None:
-    targets = fixture("mixup_soft_targets") if soft else one_hot_targets(fixture("targets"), NUM_CLASSES)
-    clf = (1 - OLD_FRACTION) * classification_loss(fixture("logits"), targets)
-    kd = OLD_FRACTION * distillation_loss(fixture("logits"), fixture("teacher_logits"))
-    div = 0.1 * classification_loss(fixture("div_logits"), divergence_targets(targets, NUM_OLD))
+def targets(soft: bool) -> torch.Tensor:
+    return fixture("mixup_soft_targets") if soft else one_hot_targets(fixture("targets"), NUM_CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("case", "soft", "temperature"),
+    [("main_hard_tau1", False, 1.0), ("main_mixup_tau1", True, 1.0), ("main_hard_tau2", False, 2.0)],
+)
+def test_main_phase_terms_match_the_authors(case: str, soft: bool, temperature: float) -> None:
+    clf = (1 - OLD_FRACTION) * classification_loss(fixture("logits"), targets(soft))
+    kd = OLD_FRACTION * distillation_loss(fixture("logits"), fixture("teacher_logits"), temperature)
+    div = 0.1 * classification_loss(fixture("div_logits"), divergence_targets(targets(soft), NUM_OLD))
     for name, term in {"clf": clf, "kd": kd, "div": div, "total": clf + kd + div}.items():
         assert abs(term.item() - LOSSES[f"{case}/{name}"]) <= 1e-5, name
 
 
-def test_distillation_temperature_matches_the_authors() -> None:
-    kd = OLD_FRACTION * distillation_loss(fixture("logits"), fixture("teacher_logits"), temperature=2.0)
-    assert abs(kd.item() - LOSSES["main_hard_tau2/kd"]) <= 1e-5
-
-
-@pytest.mark.parametrize("case, soft", [("task0_bce", False), ("ft_hard", False), ("ft_mixup", True)])
+@pytest.mark.parametrize(("case", "soft"), [("task0_bce", False), ("ft_hard", False), ("ft_mixup", True)])
 def test_classification_alone_matches_the_authors(case: str, soft: bool) -> None:
-    targets = fixture("mixup_soft_targets") if soft else one_hot_targets(fixture("targets"), NUM_CLASSES)
-    assert abs(classification_loss(fixture("logits"), targets).item() - LOSSES[f"{case}/total"]) <= 1e-5
+    assert abs(classification_loss(fixture("logits"), targets(soft)).item() - LOSSES[f"{case}/total"]) <= 1e-5
 
 
 def test_divergence_targets_match_the_authors() -> None:
-    hard = divergence_targets(one_hot_targets(fixture("targets"), NUM_CLASSES), NUM_OLD)
-    assert torch.equal(hard.argmax(dim=1), fixture("div_targets_hard"))
-    soft = divergence_targets(fixture("mixup_soft_targets"), NUM_OLD)
-    torch.testing.assert_close(soft, fixture("div_targets_soft"), **TOLERANCE)
-
-
-def test_mixup_matches_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
-    mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=0.0, label_smoothing=0.1, num_classes=NUM_CLASSES)
-    ratio = float(LOSSES["mixup_out_lam"])
-    monkeypatch.setattr(mixup, "_params_per_batch", lambda: (ratio, False))
-    images, targets = mixup(fixture("mixup_in_x").clone(), fixture("mixup_in_y"))
-    torch.testing.assert_close(images, fixture("mixup_out_x"), **TOLERANCE)
-    torch.testing.assert_close(targets, fixture("mixup_out_y"), **TOLERANCE)
+    assert torch.equal(divergence_targets(targets(False), NUM_OLD).argmax(dim=1), fixture("div_targets_hard"))
+    torch.testing.assert_close(divergence_targets(targets(True), NUM_OLD), fixture("div_targets_soft"), **TOLERANCE)
 
 
 def original_model(prefix: str) -> DyToxForImageClassification:
@@ -86,16 +74,12 @@ def learner() -> LossModule:
     method.teacher = original_model("teacher_param/")
     main = method.phases(last_step())[0]
     learner = LossModule(method, original_model("param/"), last_step(), main)
-    classifier = learner.auxiliary["divergence_classifier"]
-    classifier.load_state_dict(
+    names = {"layernorm": "norm", "linear": "head"}
+    learner.auxiliary["divergence_classifier"].load_state_dict(
         {
-            our: torch.from_numpy(MODEL[f"param/head_div.{theirs}"])
-            for our, theirs in {
-                "layernorm.weight": "norm.weight",
-                "layernorm.bias": "norm.bias",
-                "linear.weight": "head.weight",
-                "linear.bias": "head.bias",
-            }.items()
+            f"{ours}.{kind}": torch.from_numpy(MODEL[f"param/head_div.{theirs}.{kind}"])
+            for ours, theirs in names.items()
+            for kind in ("weight", "bias")
         }
     )
     return learner.eval()
@@ -126,7 +110,7 @@ def test_loss_and_gradients_match_the_authors(learner: LossModule) -> None:
         torch.testing.assert_close(ours[name], gradient, **TOLERANCE, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("phase, original", [(0, "trainable_main"), (1, "trainable_ft")])
+@pytest.mark.parametrize(("phase", "original"), [(0, "trainable_main"), (1, "trainable_ft")])
 def test_trainable_parameters_match_the_authors(learner: LossModule, phase: int, original: str) -> None:
     freeze(learner.model, learner.method.phases(last_step())[phase].frozen)
     trainable = {name for name, parameter in learner.model.named_parameters() if parameter.requires_grad}

@@ -1,45 +1,83 @@
-"""What the loop may expect of every method, asked of all in the registry."""
+"""What the loop may expect of every method, asked of all in the registry, and of DyTox without its parts."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-from accelerate import Accelerator
+from safetensors.torch import load_file
 
+from hub.run.step_folder import list_step_folders
 from modeling_dytox import DyToxForImageClassification
+from tests.command_line import words
 from training.arguments import Arguments
-from training.incremental import IncrementalRun
-from training.loop.epoch import EpochTrainer
-from training.methods import METHODS
+from training.data.scenario import Step
+from training.methods import METHODS, make_method
 from training.run.model import make_model
 
 
 MakeArguments = Callable[..., Arguments]
 RunContent = Callable[[Path], dict[str, object]]
 
-
-@pytest.fixture(params=list(METHODS))
-def method(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-def logits_of(model: DyToxForImageClassification) -> torch.Tensor:
-    pixel_values = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        return model.eval()(pixel_values).logits
+every_method = pytest.mark.parametrize("method", list(METHODS))
+# Methods, and DyTox with what several steps may share.
+SHARED: list[dict[str, Any]] = [{"token_expansion": False}, {"independent_classifiers": False}]
+MODELS = [*({"method": method} for method in METHODS), *SHARED, SHARED[0] | SHARED[1]]
 
 
+@pytest.fixture(scope="module")
+def finished() -> dict[str, Path]:
+    """Folders of finished runs by their options."""
+    return {}
+
+
+@pytest.fixture
+def run(run_script: Callable[..., Any], tiny_options: dict[str, object]) -> Callable[..., int]:
+    """Runs the script on two steps with these options, and gives the exit status."""
+
+    def run(folder: Path, **options: object) -> int:
+        return run_script(*words(tiny_options | {"num_classes": 4} | options | {"output_dir": folder})).status
+
+    return run
+
+
+@pytest.fixture
+def straight(
+    run: Callable[..., int], finished: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """The folder of a run with these options that nothing interrupts; made once."""
+
+    def make(**options: object) -> Path:
+        folder = finished.setdefault(str(sorted(options.items())), tmp_path_factory.mktemp("runs") / "run")
+        if not folder.exists():
+            assert run(folder, **options) == 0
+        return folder
+
+    return make
+
+
+def steps_of_two(number: int) -> Step:
+    names = [str(2 * number - 2), str(2 * number - 1)]
+    return Step(number, names, (2 * number - 2, 2 * number), train=None)  # type: ignore[arg-type]
+
+
+@every_method
 def test_growth_keeps_old_parameters_and_logits(method: str, make_tiny_arguments: MakeArguments) -> None:
-    run = IncrementalRun(make_tiny_arguments(method=method), Accelerator())
-    model = make_model(run.arguments, run.scenario.steps[0])
-    for step in run.scenario.steps[1:]:
+    arguments = make_tiny_arguments(method=method)
+    learned, model = make_method(arguments), make_model(arguments, steps_of_two(1)).eval()
+    pixel_values = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for step in (steps_of_two(2), steps_of_two(3)):
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-        old_logits = logits_of(model)
-        model = run.method.grow(model, step)
-        logits = logits_of(model)
+        with torch.no_grad():
+            old_logits = model(pixel_values).logits
+            model = learned.grow(model, step).eval()
+            logits = model(pixel_values).logits
         assert logits.shape[1] == step.num_seen_classes == model.config.num_labels
         if method != "joint":  # Which starts from scratch at each step.
             assert all(torch.equal(model.get_parameter(name), parameter) for name, parameter in before.items())
@@ -47,101 +85,77 @@ def test_growth_keeps_old_parameters_and_logits(method: str, make_tiny_arguments
             torch.testing.assert_close(logits[:, : step.num_old_classes], old_logits, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("options", MODELS, ids=str)
 def test_frozen_parameters_stay_bit_equal_and_others_move(
-    method: str, make_tiny_arguments: MakeArguments, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], straight: Callable[..., Path], make_tiny_arguments: MakeArguments
 ) -> None:
-    run = IncrementalRun(make_tiny_arguments(method=method), Accelerator())
-    run.folder.open({})
-    model = run.learn(None, run.scenario.steps[0])
-    step = run.scenario.steps[1]
-    model = run.method.grow(model, step)
-    for phase in run.method.phases(step):
-        before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-        trained: set[str] = set()
-        original = EpochTrainer.train
-
-        def spy(trainer, *args, original=original, trained=trained):  # type: ignore[no-untyped-def]
-            trained |= {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-            return original(trainer, *args)
-
-        monkeypatch.setattr(EpochTrainer, "train", spy)
-        run.train(model, step, [phase])
-        monkeypatch.setattr(EpochTrainer, "train", original)
-        moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
-        assert moved == trained
+    phases = make_method(make_tiny_arguments(**options)).phases(steps_of_two(2))
+    whole = straight(**options)
+    # Where a second phase begins, a run without it ends.
+    main = straight(**options, finetuning_epochs=0) if len(phases) > 1 else whole
+    weights = [load_file(folder / "model.safetensors") for folder in (main / "step1", main / "step2", whole / "step2")]
+    for phase, before, after in zip(phases, weights, weights[1:], strict=False):
+        stayed = {name for name in before if torch.equal(before[name], after[name])}
+        assert stayed == {name for name in before if any(fnmatch(name, pattern) for pattern in phase.frozen)}
+    # What publishing reads.
+    for folder in list_step_folders(whole):
+        model = DyToxForImageClassification.from_pretrained(folder.path)
+        assert model.config.num_task_tokens == (folder.step if options.get("token_expansion", True) else 1)
+        assert len(model.classifiers) == (folder.step if options.get("independent_classifiers", True) else 1)
+        assert model(torch.zeros(1, 3, 8, 8)).logits.shape == (1, 2 * folder.step)
 
 
-def test_each_step_folder_holds_the_model_and_memory_of_its_step(
-    method: str, make_tiny_arguments: MakeArguments, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = make_tiny_arguments(method=method)
-    run = IncrementalRun(arguments, Accelerator())
-    weights: dict[int, dict[str, torch.Tensor]] = {}
-    save = run.save
-
-    def remember(model, step, results):  # type: ignore[no-untyped-def]
-        weights[step.number] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        save(model, step, results)
-
-    monkeypatch.setattr(run, "save", remember)
-    run.run()
-    assert sorted(weights) == [1, 2, 3]
-    for step, expected in weights.items():
-        folder = Path(arguments.output.output_dir) / f"step{step}"
-        loaded = DyToxForImageClassification.from_pretrained(folder).state_dict()
-        assert loaded.keys() == expected.keys()
-        assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
-        assert {
-            "README.md",
-            "config.json",
-            "model.safetensors",
-            "preprocessor_config.json",
-            "results.json",
-            "training_config.yaml",
-            "configuration_dytox.py",
-            "modeling_dytox.py",
-            "figures",
-        } == {path.name for path in folder.iterdir()}
-        measured = json.loads((folder / "results.json").read_text())["steps"][-1]
-        assert measured["num_seen_classes"] == 2 * step and len(measured["accuracy_per_step"]) == step
-        assert measured["memory_size"] <= arguments.method.memory_size
-        if run.memory is not None:
-            table = pq.read_table(folder.parent / "memory" / f"step{step}.parquet")
-            assert table.num_rows == measured["memory_size"]
-            assert set(table["class_name"].to_pylist()) == set(map(str, range(2 * step)))
-
-
-def test_a_run_interrupted_between_steps_ends_as_if_it_was_not(
+@pytest.mark.slow
+@every_method
+def test_a_run_stopped_within_a_step_ends_as_if_it_was_not(
     method: str,
-    make_tiny_arguments: MakeArguments,
+    run: Callable[..., int],
+    straight: Callable[..., Path],
     run_content: RunContent,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    IncrementalRun(make_tiny_arguments(method=method, output_dir=tmp_path / "straight"), Accelerator()).run()
-
-    arguments = make_tiny_arguments(method=method, output_dir=tmp_path / "interrupted")
-    for steps_before_interruption in (1, 2):
-        run = IncrementalRun(arguments, Accelerator())
-        monkeypatch.setattr(run, "publish", interrupt_after(steps_before_interruption))
-        with pytest.raises(KeyboardInterrupt):
-            run.run()
-    IncrementalRun(arguments, Accelerator()).run()
-    assert run_content(tmp_path / "interrupted") == run_content(tmp_path / "straight")
+    stopped = tmp_path / "stopped"
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", stopping_before_the_second("step2", os.replace))
+        assert run(stopped, method=method) == 128 + signal.SIGTERM
+    assert (stopped / "step1").is_dir() and not (stopped / "step2").exists()
+    assert run(stopped, method=method) == 0
+    assert run_content(stopped) == run_content(straight(method=method))
 
 
-def interrupt_after(last_step: int) -> Callable[[int], None]:
-    def publish(step: int) -> None:
-        if step == last_step:
-            raise KeyboardInterrupt
+def stopping_before_the_second(name: str, move: Callable[..., None]) -> Callable[..., None]:
+    """Moves files as ever, but for the second with such a name: before it the process is asked to stop."""
+    moved: list[str] = []
 
-    return publish
+    def stopping(source: Any, target: Any, **options: Any) -> None:
+        moved.extend([name] if Path(target).name.startswith(name) else [])
+        if len(moved) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        move(source, target, **options)
+
+    return stopping
 
 
-def test_same_seed_same_run_and_other_seed_other_run(
-    make_tiny_arguments: MakeArguments, run_content: RunContent, tmp_path: Path
+@every_method
+def test_each_step_folder_is_whole_and_its_memory_within_the_budget(
+    method: str, straight: Callable[..., Path], tiny_options: dict[str, Any]
 ) -> None:
-    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        IncrementalRun(make_tiny_arguments(output_dir=tmp_path / name, seed=seed), Accelerator()).run()
-    assert run_content(tmp_path / "a") == run_content(tmp_path / "b")
-    assert run_content(tmp_path / "a")["step1"] != run_content(tmp_path / "c")["step1"]
+    for number in (1, 2):
+        folder = straight(method=method) / f"step{number}"
+        files = {"README.md", "results.json", "training_config.yaml", "preprocessor_config.json", "figures"}
+        files |= {"config.json", "model.safetensors", "configuration_dytox.py", "modeling_dytox.py"}
+        assert {path.name for path in folder.iterdir()} == files
+        measured = json.loads((folder / "results.json").read_text())["steps"][-1]
+        assert measured["num_seen_classes"] == 2 * number and len(measured["accuracy_per_step"]) == number
+        if METHODS[method].uses_memory:
+            table = pq.read_table(folder.parent / "memory" / f"step{number}.parquet")
+            assert table.num_rows == measured["memory_size"] <= tiny_options["memory_size"]
+            assert set(table["class_name"].to_pylist()) == set(map(str, range(2 * number)))
+        else:
+            assert measured["memory_size"] == 0 and not (folder.parent / "memory").exists()
+
+
+def test_another_seed_makes_another_run(straight: Callable[..., Path], run_content: RunContent) -> None:
+    contents = [run_content(straight(seed=seed, num_classes=2))["step1"] for seed in (3, 4)]
+    assert contents[0] != contents[1]

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from PIL import Image as PILImage
 
 from hub.run.errors import InputError
-from tests.training.conftest import Outcome
+from tests.training.conftest import Outcome, command_line
 from training.arguments import Arguments
 from training.data.examples import Examples
 from training.data.scenario import Scenario, make_scenario
@@ -77,20 +77,15 @@ def test_of_a_large_split_images_at_even_distances_are_read(
 
 
 def test_the_script_finds_a_broken_image_before_it_makes_a_folder(
-    run_script: Callable[..., Outcome],
-    write_image_folder: Callable[..., Path],
-    noise_image: Callable[..., PILImage.Image],
-    tmp_path: Path,
+    run_script: Callable[..., Outcome], write_image_folder: Callable[..., Path], noise_image: Any, tmp_path: Path
 ) -> None:
-    images: dict[str, dict[str, list[Any]]] = {
-        split: {name: [noise_image(0), noise_image(1)] for name in "abc"} for split in ("train", "test")
-    }
+    images = {split: {name: [noise_image(0), noise_image(1)] for name in "abc"} for split in ("train", "test")}
     # The class of the last step: training would reach it after hours.
     images["train"]["c"][1] = b"\x89PNG\r\n\x1a\n broken"
-    folder, output = write_image_folder(images), tmp_path / "run"
-    outcome = run_script("--dataset_name", str(folder), "--classes_per_step", "1", "--output_dir", str(output))
-    assert outcome.refusal.startswith("error: In the training split: The image in row 5 ")
-    assert not output.exists()
+    options = {"dataset_name": write_image_folder(images), "classes_per_step": 1, "output_dir": tmp_path / "run"}
+    refusal = run_script(*command_line(options)).refusal
+    assert refusal.startswith("error: In the training split: The image in row 5 ")
+    assert not (tmp_path / "run").exists()
 
 
 def test_equal_images_have_equal_fingerprints_on_any_number_of_processes(
@@ -113,55 +108,39 @@ def test_other_images_places_and_names_have_other_fingerprints(scenario_of: Make
     assert len({check_images(scenario, Accelerator())["training"] for scenario in scenarios}) == 4
 
 
-@pytest.mark.parametrize(
-    ("device", "precision", "sam_rho", "error"),
-    [
-        ("cpu", "fp16", 0, "--mixed_precision fp16 needs a GPU: choose bf16 or no."),
-        ("cuda", "fp16", 3, "--sam_rho 3.0 does not work in float16"),
-        ("cpu", "bf16", 3, None),
-        ("cuda", "fp16", 0, None),
-        ("cpu", "no", 3, None),
-    ],
-)
-def test_float16_is_refused_where_it_does_not_work(
-    make_arguments: Callable[..., Arguments], device: str, precision: str, sam_rho: float, error: str | None
-) -> None:
-    accelerator: Any = SimpleNamespace(device=torch.device(device), mixed_precision=precision)
-    try:
+def test_float16_is_refused_where_it_does_not_work(make_arguments: Callable[..., Arguments]) -> None:
+    def check(device: str, precision: str, sam_rho: float) -> None:
+        accelerator: Any = SimpleNamespace(device=torch.device(device), mixed_precision=precision)
         check_precision(make_arguments(sam_rho=sam_rho), accelerator)
-    except InputError as caught:
-        assert error is not None and error in str(caught)
-    else:
-        assert error is None
+
+    with pytest.raises(InputError, match="--mixed_precision fp16 needs a GPU: choose bf16 or no"):
+        check("cpu", "fp16", 0)
+    with pytest.raises(InputError, match=r"--sam_rho 3.0 does not work in float16.*choose --mixed_precision bf16"):
+        check("cuda", "fp16", 3)
+    for device, precision, sam_rho in (("cpu", "bf16", 3), ("cuda", "fp16", 0), ("cpu", "no", 3)):
+        check(device, precision, sam_rho)
 
 
 @pytest.mark.parametrize(("hidden_size", "unit"), [(96, "MB"), (384, "GB")])
 def test_a_disk_too_small_is_refused_with_sizes_that_can_be_read(
-    scenario_of: MakeScenario,
-    make_arguments: Callable[..., Arguments],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    hidden_size: int,
-    unit: str,
+    scenario_of: MakeScenario, make_arguments: Any, tmp_path: Path, monkeypatch: Any, hidden_size: int, unit: str
 ) -> None:
     scenario, arguments = scenario_of(), make_arguments(hidden_size=hidden_size, num_hidden_layers=10)
     old = tmp_path / "run" / "checkpoints" / "state"
     old.parent.mkdir(parents=True)
     old.write_bytes(bytes(500_000))
 
-    def check(free: float, last_step: int = 0) -> str | None:
+    def check(free: float, last_step: int = 0) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-        try:
-            check_disk(tmp_path / "run", scenario, arguments, last_step, 20, old.parent)
-        except InputError as error:
-            return str(error)
-        return None
+        check_disk(tmp_path / "run", scenario, arguments, last_step, 20, old.parent)
 
-    message = check(free=0)
-    assert message is not None and "has 0.5 MB of free disk, the run needs about " in message
-    needed = message.partition("about ")[2].partition(":")[0]
-    assert needed.endswith(unit) and 1 <= float(needed.split()[0]) < 1000
-    size = float(needed.split()[0]) * {"MB": 1e6, "GB": 1e9}[unit]
     # What the run will replace counts as free.
-    assert check(size * 1.1) is None and check(size * 0.9) is not None
-    assert check(0, last_step=2) is None, "there is nothing left to write"
+    with pytest.raises(InputError, match="has 0.5 MB of free disk, the run needs about .*: make room") as caught:
+        check(free=0)
+    number, found_unit = str(caught.value).partition("about ")[2].partition(":")[0].split()
+    assert found_unit == unit and 1 <= float(number) < 1000
+    needed = float(number) * {"MB": 1e6, "GB": 1e9}[unit]
+    check(needed * 1.1)
+    check(free=0, last_step=2)
+    with pytest.raises(InputError):
+        check(needed * 0.9)
