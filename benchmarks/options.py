@@ -30,7 +30,7 @@ class ThroughputArguments:
 
     mode: Literal["eval", "train", "train_teacher", "herding", "data"] = field(
         metadata={
-            "help": "What a step is: 'eval', a forward pass without gradients; 'train', an optimizer step of the main "
+            "help": "What a step is: 'eval', a forward pass without gradients; 'train', an update of the main "
             "phase of the last step, without a teacher; 'train_teacher', the same with distillation from the model "
             "of the step before; 'herding', the embedding of a batch that exemplars are chosen by; 'data', a "
             "training batch from the loader: decoded, augmented, stacked. Required."

@@ -18,7 +18,7 @@ from benchmarks.t_pass import TPassDyTox
 from modeling_dytox import DyToxForImageClassification
 from modeling_dytox.image_processing import make_image_processor
 from training.data.augmentation import Normalizer, make_train_transform
-from training.data.batches import Share, TrainingBatches
+from training.data.batches import BatchLayout, TrainingBatches
 from training.data.examples import Examples
 from training.data.loading import Batch, TrainingLoader
 from training.data.scenario import Step
@@ -134,7 +134,7 @@ class Training:
         self.progress = tqdm(disable=True)
 
     def step(self) -> None:
-        """One optimizer step: an epoch of a single batch."""
+        """One update: an epoch of a single batch."""
         self.trainer.train(iter([[self.batch]]), self.progress)
 
 
@@ -190,7 +190,7 @@ def make_loading(options: Options) -> Workload:
     loader = TrainingLoader(
         examples,
         make_train_transform(optimization, make_image_processor(options.model.image_size)),
-        TrainingBatches(len(examples), Share(run.batch_size)),
+        TrainingBatches(len(examples), BatchLayout(run.batch_size)),
         run.num_workers,
     )
     passes = loader.epochs(range(run.warmup + run.repeats), run.seed, "throughput")

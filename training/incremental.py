@@ -30,7 +30,7 @@ from hub.run.results import RunResults, StepResults
 from modeling_dytox import DyToxForImageClassification
 from training.arguments import Arguments, parse_arguments
 from training.data.examples import Examples, concatenate
-from training.data.loading import Augmented, Prepare, Processed
+from training.data.loading import EvalTransform, Preprocess, TrainTransform
 from training.data.memory import RehearsalMemory
 from training.data.scenario import Step
 from training.loop.disk import disk_errors_named
@@ -112,9 +112,9 @@ def update_memory(
     """Herds exemplars of the new classes, cuts old classes to their new share, and saves the memory."""
     if memory is None:
         return
-    prepare_images: Prepare = Processed(setup.processor)
+    prepare_images: Preprocess = EvalTransform(setup.processor)
     if setup.arguments.method.augmented_herding:
-        prepare_images = Augmented(setup.processor, setup.trainer.transform, setup.seed, step.number, "herding")
+        prepare_images = TrainTransform(setup.processor, setup.trainer.transform, setup.seed, step.number, "herding")
     features = setup.evaluator.features(model, step.train, setup.method.herding_embedding, prepare_images)
     # The main process decides: rounding may differ between processes, but there is one memory.
     (chosen,) = broadcast_object_list([memory.choose(step, features)])

@@ -11,13 +11,13 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import ViTImageProcessor
 
 from training.data.augmentation import Normalizer
-from training.data.batches import Batches, Draw
+from training.data.batches import Batches, BatchIndices
 from training.data.examples import Examples
 from training.seeding import derive_seed, isolated_randomness
 
 
 # Makes `pixel_values` of shape `(B, 3, height, width)` from RGB images and their source indices.
-Prepare: TypeAlias = Callable[[list[Image.Image], np.ndarray], torch.Tensor]
+Preprocess: TypeAlias = Callable[[list[Image.Image], np.ndarray], torch.Tensor]
 
 
 class Batch(NamedTuple):
@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     Args:
         images (`torch.Tensor`): `(B, 3, height, width)`; uint8 pixels in training, `pixel_values` in evaluation.
         labels (`torch.Tensor`): `(B,)` label ids.
-        weight (`float`): what the mean loss of this batch counts in the mean loss of its optimizer step.
+        weight (`float`): weight of this batch's mean loss within its update.
     """
 
     images: torch.Tensor
@@ -35,11 +35,11 @@ class Batch(NamedTuple):
     weight: float = 1.0
 
 
-class _EpochDraw(NamedTuple):
+class _EpochBatch(NamedTuple):
     """A batch of an epoch: what a worker needs to make it."""
 
     epoch: int
-    draw: Draw
+    indices: BatchIndices
 
 
 class _AugmentedBatches(Dataset):
@@ -55,8 +55,8 @@ class _AugmentedBatches(Dataset):
         self.transform = transform
         self.seed = seed
 
-    def __getitem__(self, item: _EpochDraw) -> Batch:
-        positions, copies, weight = item.draw
+    def __getitem__(self, item: _EpochBatch) -> Batch:
+        positions, copies, weight = item.indices
         seeds = [
             augmentation_seed((*self.seed, item.epoch), source, copy)
             for source, copy in zip(self.examples.source_indices[positions], copies, strict=True)
@@ -68,7 +68,7 @@ class _AugmentedBatches(Dataset):
 class _PixelValues(Dataset):
     """`pixel_values` of one batch an item, as `prepare` makes them from images and their source indices."""
 
-    def __init__(self, examples: Examples, prepare: Prepare) -> None:
+    def __init__(self, examples: Examples, prepare: Preprocess) -> None:
         self.examples = examples
         self.prepare = prepare
 
@@ -77,7 +77,7 @@ class _PixelValues(Dataset):
         return Batch(pixel_values, torch.from_numpy(self.examples.labels[positions]))
 
 
-class Processed:
+class EvalTransform:
     """
     Images as users of the model will give them.
 
@@ -92,7 +92,7 @@ class Processed:
         return self.processor(images=images, return_tensors="pt")["pixel_values"]
 
 
-class Augmented:
+class TrainTransform:
     """
     Images as training sees them, each augmented once.
 
@@ -117,7 +117,7 @@ class Augmented:
 def augment(
     images: Sequence[Image.Image], transform: Callable[[Image.Image], torch.Tensor], seeds: Sequence[int]
 ) -> torch.Tensor:
-    """What `transform` makes of each image with the seed of its own; `(B, 3, height, width)` uint8."""
+    """Each image transformed with its own seed; `(B, 3, height, width)` uint8."""
     with isolated_randomness() as reseed:
         augmented = []
         for image, seed in zip(images, seeds, strict=True):
@@ -156,31 +156,34 @@ class TrainingLoader:
 
     def epochs(self, numbers: Sequence[int], *seed: int | str) -> Iterator[Iterator[list[Batch]]]:
         """
-        The epochs of these numbers in the phase that `seed` names, each the optimizer steps of the epoch, each of
-        those a list of batches. Go through all steps of an epoch before the next.
+        Yields epochs; an epoch yields updates, an update is a list of batches. Exhaust an epoch before the next.
 
-        The worker processes start once and load ahead beyond the end of an epoch, so that the next does not begin
-        with a wait.
+        The worker processes start once and load beyond the end of an epoch, so that the next does not begin with a
+        wait.
+
+        Args:
+            numbers (`Sequence[int]`): the epochs, from 0.
+            *seed: names the phase in random draws.
         """
         images = _AugmentedBatches(self.examples, self.transform, seed)
-        loaded = iter(_load_batches(images, self._draws(numbers, seed), self.num_workers))
+        loaded = iter(_load_batches(images, self._batches_of(numbers, seed), self.num_workers))
         for _ in numbers:
-            yield self._steps(loaded)
+            yield self._updates(loaded)
 
-    def _draws(self, numbers: Sequence[int], seed: Sequence[int | str]) -> Iterator[_EpochDraw]:
+    def _batches_of(self, numbers: Sequence[int], seed: Sequence[int | str]) -> Iterator[_EpochBatch]:
         for number in numbers:
-            for step in self.batches.epoch(number, derive_seed(*seed, number, "order")):
-                for draw in step:
-                    yield _EpochDraw(number, draw)
+            for update in self.batches.epoch(number, derive_seed(*seed, number, "order")):
+                for indices in update:
+                    yield _EpochBatch(number, indices)
 
-    def _steps(self, loaded: Iterator[Batch]) -> Iterator[list[Batch]]:
-        for _ in range(self.batches.num_optimizer_steps):
-            yield list(islice(loaded, self.batches.share.accumulation))
+    def _updates(self, loaded: Iterator[Batch]) -> Iterator[list[Batch]]:
+        for _ in range(self.batches.num_updates):
+            yield list(islice(loaded, self.batches.layout.accumulation))
 
 
 def evaluation_batches(
     examples: Examples,
-    prepare: Prepare,
+    prepare: Preprocess,
     batch_size: int,
     num_workers: int,
     process_index: int = 0,
@@ -192,8 +195,8 @@ def evaluation_batches(
     """
     positions = np.arange(len(examples))
     batches = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
-    mine = batches[process_index::num_processes]
-    return _load_batches(_PixelValues(examples, prepare), mine, min(num_workers, len(mine)))
+    own = batches[process_index::num_processes]
+    return _load_batches(_PixelValues(examples, prepare), own, min(num_workers, len(own)))
 
 
 def _load_batches(batches: Dataset, items: Iterable[Any], num_workers: int) -> DataLoader:

@@ -127,7 +127,7 @@ class RehearsalMemory:
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
                 f"The rehearsal memory {path.name} cannot be read ({one_line(error)}): restore the file, "
-                f"delete {path.stem} and the later steps to learn them again, or start anew with "
+                f"delete {path.stem} and the later steps to learn them again, or start again with "
                 "--overwrite_output_dir."
             ) from error
         self.steps = np.array(columns["step"], dtype=np.int64)

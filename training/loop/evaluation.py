@@ -15,7 +15,7 @@ from hub.run import results
 from hub.run.results import StepResults
 from modeling_dytox import DyToxForImageClassification
 from training.data.examples import Examples
-from training.data.loading import Prepare, Processed, evaluation_batches
+from training.data.loading import EvalTransform, Preprocess, evaluation_batches
 from training.metrics import (
     expected_calibration_error,
     old_new_bias,
@@ -92,7 +92,7 @@ class Evaluator:
         self, accelerator: Accelerator, processor: ViTImageProcessor, batch_size: int, num_workers: int
     ) -> None:
         self.accelerator = accelerator
-        self.processed = Processed(processor)
+        self.processed = EvalTransform(processor)
         self.batch_size = batch_size
         self.num_workers = num_workers
 
@@ -121,7 +121,7 @@ class Evaluator:
         model: DyToxForImageClassification,
         examples: Examples,
         embed: Callable[[DyToxForImageClassification, Tensor], Tensor],
-        prepare: Prepare,
+        prepare: Preprocess,
     ) -> np.ndarray:
         """
         Embeddings of examples, for herding.
@@ -130,7 +130,7 @@ class Evaluator:
             model (`DyToxForImageClassification`): what embeds.
             examples (`Examples`): images.
             embed: gives the embeddings `(B, d)` of pixel values.
-            prepare (`Prepare`): turns images into pixel values.
+            prepare (`Preprocess`): turns images into pixel values.
 
         Returns:
             `np.ndarray` of shape `(n, d)`: the embeddings, in the order of the examples.
@@ -143,7 +143,7 @@ class Evaluator:
         model: DyToxForImageClassification,
         examples: Examples,
         forward: Callable[[Tensor], Tensor],
-        prepare: Prepare,
+        prepare: Preprocess,
     ) -> np.ndarray:
         was_training = model.training
         model.eval()
@@ -155,7 +155,7 @@ class Evaluator:
         return np.concatenate([batches[turn] for turn in rounds for batches in processes if turn < len(batches)])
 
     def _outputs(
-        self, examples: Examples, forward: Callable[[Tensor], Tensor], prepare: Prepare
+        self, examples: Examples, forward: Callable[[Tensor], Tensor], prepare: Preprocess
     ) -> Iterator[np.ndarray]:
         loader = evaluation_batches(
             examples,

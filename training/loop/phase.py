@@ -19,7 +19,7 @@ from transformers import ViTImageProcessor
 from modeling_dytox import DyToxForImageClassification
 from training.arguments import Arguments, OptimizationArguments
 from training.data.augmentation import Normalizer, make_mixup, make_train_transform
-from training.data.batches import Batches, PublishedBatches, Share, TrainingBatches
+from training.data.batches import Batches, BatchLayout, ReferenceBatches, TrainingBatches
 from training.data.examples import Examples
 from training.data.loading import TrainingLoader
 from training.data.scenario import Step
@@ -177,13 +177,13 @@ class PhaseTrainer:
         return progress_bar(
             self.accelerator,
             desc=f"step {step.number}/{self.num_steps}, {phase.name}, {phase.epochs} epochs",
-            initial=first_epoch * batches.num_optimizer_steps,
-            total=phase.epochs * batches.num_optimizer_steps,
+            initial=first_epoch * batches.num_updates,
+            total=phase.epochs * batches.num_updates,
             unit="update",
         )
 
     def _loader(self, examples: Examples, phase: Phase) -> TrainingLoader:
-        share = Share(
+        share = BatchLayout(
             self.global_batch_size,
             self.options.gradient_accumulation_steps,
             self.accelerator.process_index,
@@ -192,7 +192,7 @@ class PhaseTrainer:
         )
         batches: Batches
         if phase.full_batches_only:
-            batches = PublishedBatches(
+            batches = ReferenceBatches(
                 len(examples), share, repeats=phase.repeated_augmentation, shuffle=phase.shuffle
             )
         else:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.data.batches import Batches, Draw, PublishedBatches, Share, TrainingBatches
+from training.data.batches import Batches, BatchIndices, BatchLayout, ReferenceBatches, TrainingBatches
 
 
 # Examples of an epoch, and images of a batch on a process.
@@ -16,13 +16,15 @@ SHARES = list(product((1, 2, 3), (1, 2, 3), (False, True)))
 every_share = pytest.mark.parametrize(("accumulation", "num_processes", "even"), SHARES)
 
 # The batches of an update, for each process.
-Update = list[list[Draw]]
+Update = list[list[BatchIndices]]
 
 
-def shares(batch_size: int, accumulation: int, num_processes: int, even: bool = False) -> list[Share]:
+def shares(batch_size: int, accumulation: int, num_processes: int, even: bool = False) -> list[BatchLayout]:
     """How the processes share the updates; `batch_size` images a batch."""
     global_batch_size = batch_size * accumulation * num_processes
-    return [Share(global_batch_size, accumulation, process, num_processes, even) for process in range(num_processes)]
+    return [
+        BatchLayout(global_batch_size, accumulation, process, num_processes, even) for process in range(num_processes)
+    ]
 
 
 def epoch_of_all(batches: list[Batches], number: int = 0, seed: int = 0) -> list[Update]:
@@ -34,7 +36,7 @@ def training_epoch(num_examples: int, *share: int, seed: int = 0) -> list[Update
     return epoch_of_all([TrainingBatches(num_examples, each) for each in shares(*share)], seed=seed)
 
 
-def draws_of(update: Update) -> list[Draw]:
+def draws_of(update: Update) -> list[BatchIndices]:
     return [draw for batches in update for draw in batches]
 
 
@@ -132,7 +134,7 @@ def test_repeated_augmentation_draws_as_the_authors_do(
     published: dict[str, np.ndarray], num_examples: int, number: int, num_processes: int
 ) -> None:
     for process, share in enumerate(shares(128, 1, num_processes)):
-        batches = PublishedBatches(num_examples, share, repeats=3)
+        batches = ReferenceBatches(num_examples, share, repeats=3)
         updates = batches.epoch(number, seed=number + 5)
         name = f"dist{num_processes}/N{num_examples}/epoch{number}" + (f"/rank{process}" if num_processes > 1 else "")
         assert np.concatenate([draw.positions for (draw,) in updates]).tolist() == published[name].tolist()
@@ -143,7 +145,7 @@ def test_repeated_augmentation_draws_as_the_authors_do(
 def test_unshuffled_finetuning_walks_the_memory_and_misses_its_end() -> None:
     # 2,000 exemplars of 100 classes: the last four classes, the newest, never get into a batch of 128.
     labels = np.repeat(np.arange(100), 20)
-    updates = PublishedBatches(len(labels), Share(128), shuffle=False).epoch(4, 0)
+    updates = ReferenceBatches(len(labels), BatchLayout(128), shuffle=False).epoch(4, 0)
     positions = np.concatenate([draw.positions for (draw,) in updates])
     assert positions.tolist() == list(range(15 * 128))
     assert set(labels) - set(labels[positions]) == {96, 97, 98, 99}
@@ -156,7 +158,7 @@ def test_published_batches_are_full_and_equal_for_every_size(
 ) -> None:
     for num_examples, batch_size in SIZES:
         of_process = [
-            PublishedBatches(num_examples, share, repeats=repeats)
+            ReferenceBatches(num_examples, share, repeats=repeats)
             for share in shares(batch_size, accumulation, num_processes, even)
         ]
         updates = epoch_of_all(of_process, number=2)
@@ -171,7 +173,7 @@ def test_published_batches_are_full_and_equal_for_every_size(
 def test_published_batches_see_the_same_copies_on_any_number_of_processes(repeats: int) -> None:
     def images(accumulation: int, num_processes: int) -> list[Counter[tuple[int, int]]]:
         each_share = shares(48 // (accumulation * num_processes), accumulation, num_processes)
-        of_process = [PublishedBatches(1000, share, repeats=repeats) for share in each_share]
+        of_process = [ReferenceBatches(1000, share, repeats=repeats) for share in each_share]
         return [images_of(update) for update in epoch_of_all(of_process, number=1)]
 
     expected = images(1, 1)

@@ -15,9 +15,9 @@ from torchvision import transforms
 from modeling_dytox.image_processing import make_image_processor
 from training.arguments import Arguments
 from training.data.augmentation import make_train_transform
-from training.data.batches import Share, TrainingBatches
+from training.data.batches import BatchLayout, TrainingBatches
 from training.data.examples import Examples
-from training.data.loading import Batch, Processed, TrainingLoader, evaluation_batches
+from training.data.loading import Batch, EvalTransform, TrainingLoader, evaluation_batches
 
 
 Transform = Callable[[PILImage.Image], torch.Tensor]
@@ -37,7 +37,7 @@ def augment(make_arguments: Callable[..., Arguments]) -> Transform:
 
 
 def make_loader(examples: Examples, transform: Transform, num_workers: int = 0) -> TrainingLoader:
-    return TrainingLoader(examples, transform, TrainingBatches(len(examples), Share(8)), num_workers)
+    return TrainingLoader(examples, transform, TrainingBatches(len(examples), BatchLayout(8)), num_workers)
 
 
 def load_epoch(
@@ -46,7 +46,7 @@ def load_epoch(
     """The updates of an epoch, of eight images each, with the batches of all processes and rounds."""
     of_process = []
     for process in range(num_processes):
-        batches = TrainingBatches(len(examples), Share(8, rounds, process, num_processes))
+        batches = TrainingBatches(len(examples), BatchLayout(8, rounds, process, num_processes))
         (updates,) = map(list, TrainingLoader(examples, transform, batches, 0).epochs([epoch], seed))
         of_process.append(updates)
     return [[batch for batches in update for batch in batches] for update in zip(*of_process, strict=True)]
@@ -142,7 +142,7 @@ def test_loading_leaves_the_random_streams_of_the_process_alone(examples: Exampl
 
     before = streams()
     assert load_epoch(examples, augment)
-    assert list(evaluation_batches(examples, Processed(make_image_processor(16)), 4, 0))
+    assert list(evaluation_batches(examples, EvalTransform(make_image_processor(16)), 4, 0))
     assert streams() == before
 
 
@@ -153,7 +153,7 @@ def test_evaluation_reads_every_image_once_over_all_processes(
 ) -> None:
     processor = make_image_processor(16)
     of_process = [
-        list(evaluation_batches(examples, Processed(processor), batch_size, num_workers, process, num_processes))
+        list(evaluation_batches(examples, EvalTransform(processor), batch_size, num_workers, process, num_processes))
         for process in range(num_processes)
     ]
     # Dealt out in turns.

@@ -113,7 +113,7 @@ def test_weight_decay_spares_what_theirs_spares(schedule: dict[str, np.ndarray],
 
 @pytest.fixture
 def drawn_labels(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[int]]]:
-    """Collects the labels of every optimizer step that runs make from now on, with the phase they belong to."""
+    """Collects the labels of every update that runs make from now on, with the phase they belong to."""
     drawn: list[tuple[str, list[int]]] = []
     original = EpochTrainer.train
 

@@ -35,7 +35,7 @@ def make_run(tiny_options: dict[str, object], tmp_path: Path) -> Iterator[MakeRu
         accelerator = make_accelerator(arguments)
         assert accelerator.mixed_precision == (arguments.optimization.mixed_precision or "no")
         if scaled:
-            # It grows with every optimizer step, and in the end overflows and shrinks.
+            # It grows with every update, and in the end overflows and shrinks.
             accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100, growth_factor=4.0, growth_interval=1)
         return IncrementalRun(arguments, accelerator)
 
@@ -88,7 +88,7 @@ def test_a_state_holds_the_loss_scale_and_a_phase_starts_with_a_fresh_one(
     run = make_run("run", scaled=True, num_epochs=2)
     states = break_off_after(run, 4, monkeypatch)
     scales = [state.loss_scale["scale"] for state in states if state.loss_scale]
-    # Two optimizer steps an epoch in the first step: 4 ** 2 and 4 ** 4 times the initial scale, then from the start.
+    # Two updates an epoch in the first step: 4 ** 2 and 4 ** 4 times the initial scale, then from the start.
     assert len(scales) == 4
     assert scales[0] < scales[1] and scales[2] <= scales[0] * 4**2
     again = make_run("run", scaled=True, num_epochs=2)

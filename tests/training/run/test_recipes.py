@@ -160,7 +160,7 @@ def test_the_expected_numbers_are_the_corrected_ones(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*CIFAR, *AS_PUBLISHED, *IMAGENET, "cifar100_tiny_10steps"])
 def test_the_cost_is_as_many_updates_as_said(name: str) -> None:
-    said = re.match(r"(about )?([\d,]+) optimizer steps of (?:at most )?(\d+) images", header_of(name)["Cost"])
+    said = re.match(r"(about )?([\d,]+) updates of (?:at most )?(\d+) images", header_of(name)["Cost"])
     assert said is not None
     num_processes = command_of(name)[0].num_processes or 1
     assert int(said[3]) == options_of(name)["per_device_train_batch_size"] * num_processes
