@@ -70,10 +70,12 @@ class Examples:
         """
         try:
             return to_rgb(self.images[position]["image"], self.transparency)
+        except UnfitImageError as error:
+            raise InputError(f"{self.name(position)} {error}.") from error
         except Exception as error:
-            # Decoders raise errors of many kinds on broken bytes; all of them mean that the image cannot be used.
+            # Decoders raise errors of many kinds on broken bytes; all of them mean that the image cannot be read.
             raise InputError(
-                f"{self.name(position)} cannot be used ({one_line(error)}): repair or remove it."
+                f"{self.name(position)} cannot be read ({one_line(error)}): repair or remove it."
             ) from error
 
     def name(self, position: int) -> str:

@@ -48,7 +48,10 @@ def load_splits(arguments: DataArguments) -> LabelledSplits:
         InputError: the data set, a split or a column does not exist or cannot be used, or both splits are the same.
     """
     dataset, notes = _load(arguments)
-    train_name, test_name = arguments.train_split, arguments.test_split or _find_test_split(dataset)
+    train_name, test_name = (
+        arguments.train_split,
+        arguments.test_split or _find_test_split(dataset, arguments.train_split),
+    )
     if train_name == test_name:
         raise InputError(
             f"--test_split {test_name} is what the model learns from: its accuracy there would say nothing. Choose "
@@ -79,7 +82,7 @@ def load_test_split(arguments: DataArguments) -> tuple[Examples, list[str], Sequ
         InputError: the data set, the split or a column does not exist or cannot be used.
     """
     dataset, notes = _load(arguments)
-    test = _split(dataset, arguments.test_split or _find_test_split(dataset), "test_split")
+    test = _split(dataset, arguments.test_split or _find_test_split(dataset, arguments.train_split), "test_split")
     image_column, label_column = _find_columns(arguments, {"test": test})
     class_names, labels = _label_ids_of_one(dataset, test, label_column)
     return _examples(test, image_column, labels, arguments.transparency), class_names, notes
@@ -157,11 +160,13 @@ def _find_columns(arguments: DataArguments, splits: dict[str, Dataset]) -> tuple
     return image_column, label_column
 
 
-def _find_test_split(dataset: DatasetDict) -> str:
+def _find_test_split(dataset: DatasetDict, train_split: str) -> str:
     for name in ("test", "validation"):
         if name in dataset:
             return name
-    raise InputError(f"The data set has no test split (only {', '.join(dataset)}): name one with --test_split.")
+    others = [name for name in dataset if name != train_split]
+    advice = f"name one of {', '.join(others)} with --test_split" if others else "hold out some images in one"
+    raise InputError(f"The data set has no split test or validation (only {', '.join(dataset)}): {advice}.")
 
 
 def _find_image_column(split: Dataset) -> str:

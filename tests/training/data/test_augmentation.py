@@ -28,7 +28,7 @@ NoiseImage = Callable[..., PILImage.Image]
 def make_transform(make_arguments: MakeArguments) -> MakeTransform:
     """Makes the training augmentation of these options, everything else off."""
     return lambda image_size=SIDE, **options: make_train_transform(
-        make_arguments(**NEITHER | options).optimization, image_size
+        make_arguments(**NEITHER | options).optimization, make_image_processor(image_size)
     )
 
 

@@ -123,11 +123,9 @@ def test_a_parquet_folder_and_the_choice_of_its_splits(
     assert splits.train.source_indices.tolist() == [0, 1, 2]
     chosen = load(dataset_name=folder, train_split="test", test_split="validation")
     assert (len(chosen.train), len(chosen.test)) == (2, 1)
-    # A validation split stands in for a test split, and a file may be all there is.
+    # A validation split stands in for a test split.
     (folder / "test.parquet").unlink()
     assert number_of(load(dataset_name=folder).test.image(0)) == 3
-    alone = load(dataset_name=folder / "train.parquet", test_split="train")
-    assert len(alone.train) == len(alone.test) == 3
 
 
 @pytest.mark.parametrize(
@@ -185,7 +183,8 @@ def test_splits_that_cannot_be_used_are_named(
     assert refuse(dataset_name=folder, train_split="learn").startswith("--train_split learn does not exist")
     assert refuse(dataset_name=folder, test_split="exam").startswith("--test_split exam does not exist")
     alone = write_parquet({"train": [0, 1]}, name="alone")
-    assert "name one with --test_split" in refuse(dataset_name=alone)
+    assert "only train): hold out some images" in refuse(dataset_name=alone)
+    assert "only train): hold out some images" in refuse(dataset_name=alone / "train.parquet")
     # Here the loader of `datasets` speaks first.
     empty = write_parquet({"train": [0, 1], "test": []}, name="empty")
     assert '"test"' in refuse(dataset_name=empty)
@@ -202,13 +201,18 @@ MISSING = "of the {} split has no label in label"
 @pytest.mark.parametrize(
     ("label", "train", "test", "message"),
     [
-        (A_OR_B, [0, 1, None], [0], "Row 2 " + MISSING.format("training")),
+        (A_OR_B, [0, 1, None], [0], "Row 2 " + MISSING.format("train")),
         (A_OR_B, [0, 1], [0, None], "Row 1 " + MISSING.format("test")),
-        (Value("string"), ["a", None], ["a"], "Row 1 " + MISSING.format("training")),
+        (Value("string"), ["a", None], ["a"], "Row 1 " + MISSING.format("train")),
         (Value("int64"), [0, 1], [None], "Row 0 " + MISSING.format("test")),
         # Unlabelled images of some data sets have the label -1.
         (A_OR_B, [0, 1], [0, -1], "Row 1 " + MISSING.format("test")),
-        (Value("int64"), [0, 1], [-1, -1], "-1 in label, a class without a training image"),
+        (
+            Value("int64"),
+            [0, 1],
+            [-1, -1],
+            "Row 0 of the test split has no label in label (-1): the split hides its labels; those of train are there",
+        ),
         (Value("string"), ["fig"], ["fig", "pear"], "'pear' in label, a class without a training image"),
     ],
 )

@@ -2,14 +2,18 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image as PILImage
+from transformers.image_utils import load_image
 
 from hub.run.errors import InputError
-from modeling_dytox.image_processing import make_image_processor
+from training import convert_images
+from training.convert_images import to_8_bit_rgb
 from training.data.examples import Examples
 
 
@@ -46,6 +50,7 @@ def pixel_cases() -> dict[str, tuple[bytes, np.ndarray]]:
         cases[name] = file.getvalue(), expected
 
     rgb, rgba, grey, two = ramp(3), ramp(4), ramp(1)[..., 0], ramp(2)
+    grey[0, 0] = 9
     add("RGB", PILImage.fromarray(rgb), rgb)
     add("L", PILImage.fromarray(grey), grey_to_rgb(grey))
     add("L with a transparent level", PILImage.fromarray(grey), grey_to_rgb(np.where(grey == 9, 255, grey)),
@@ -72,19 +77,70 @@ def pixel_cases() -> dict[str, tuple[bytes, np.ndarray]]:
 CASES = pixel_cases()
 
 
+UNFIT = ("L with a transparent level", "RGBA", "LA", "P with a transparent colour", "P with transparent colours")
+DEEP = ("I;16", "I")
+
+
+def opened(name: str) -> PILImage.Image:
+    return PILImage.open(io.BytesIO(CASES[name][0]))
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_images_of_every_mode_become_rgb_as_the_image_processor_sees_them(
+def test_an_image_is_read_as_pipelines_read_it_or_refused_with_what_to_do(
     make_examples: MakeExamples, name: str
 ) -> None:
-    content, expected = CASES[name]
-    image = make_examples([content]).image(0)
-    assert image.mode == "RGB"
-    assert np.abs(np.asarray(image).astype(float) - expected).max() <= 1
-    # PIL reads 16-bit grey in a way that the processor clips.
-    if not name.startswith("I"):
-        raw: PILImage.Image = PILImage.open(io.BytesIO(content))
-        trained, used = (make_image_processor(SIDE)(images=[each])["pixel_values"][0] for each in (image, raw))
-        assert np.abs(np.asarray(trained) - np.asarray(used)).max() < 1e-6
+    examples = make_examples([CASES[name][0]])
+    if name in (*UNFIT, *DEEP):
+        message = error_of(examples.image, 0)
+        assert (
+            "The image in row 0 has " in message and "python -m training.convert_images FOLDER NEW_FOLDER" in message
+        )
+        assert ("--transparency drop" in message) == (name in UNFIT)
+        examples = replace(examples, transparency="drop")
+    if name in DEEP:
+        assert "more than 8 bits" in error_of(examples.image, 0)
+    else:
+        assert (np.asarray(examples.image(0)) == np.asarray(load_image(opened(name)))).all()
+
+
+@pytest.mark.parametrize("alpha", [255, 254])
+def test_only_pixels_that_are_not_opaque_are_refused(make_examples: MakeExamples, alpha: int) -> None:
+    pixels = np.full((SIDE, SIDE, 4), 255, dtype=np.uint8)
+    pixels[3, 4, 3] = alpha
+    examples = make_examples([PILImage.fromarray(pixels)])
+    if alpha == 255:
+        assert examples.image(0).mode == "RGB"
+    else:
+        assert "transparent pixels" in error_of(examples.image, 0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_converter_makes_what_a_viewer_shows(name: str) -> None:
+    converted = to_8_bit_rgb(opened(name))
+    assert converted.mode == "RGB"
+    assert np.abs(np.asarray(converted).astype(float) - CASES[name][1]).max() <= 1
+
+
+def test_a_folder_is_converted_whole_and_only_where_it_needs_it(
+    tmp_path: Path, make_examples: MakeExamples, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "images", tmp_path / "converted"
+    for number, name in enumerate(CASES):
+        file = source / "train" / f"class {number % 2}" / f"{number}.{opened(name).format}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(CASES[name][0])
+    assert convert_images.main([str(source), str(target)]) == 0
+    assert capsys.readouterr().out == f"{target}: {len(CASES)} images, {len(UNFIT) + len(DEEP)} of them converted\n"
+    for number, name in enumerate(CASES):
+        (file,) = (target / "train" / f"class {number % 2}").glob(f"{number}.*")
+        assert make_examples([file.read_bytes()]).image(0).mode == "RGB"
+        assert (file.read_bytes() == CASES[name][0]) == (name not in (*UNFIT, *DEEP))
+    # Neither an existing folder nor one with an image of unknown range is left half done.
+    assert convert_images.main([str(source), str(target)]) == 2 and "exists already" in capsys.readouterr().err
+    PILImage.fromarray(np.full((4, 4), 0.5, np.float32)).save(source / "train" / "class 0" / "x.tiff")
+    assert convert_images.main([str(source), str(tmp_path / "other")]) == 2
+    assert "x.tiff cannot be converted (pixels of mode F" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "converted"}
 
 
 def test_a_photo_is_turned_as_its_camera_says_and_keeps_its_size(
@@ -130,14 +186,6 @@ def test_a_truncated_image_is_named_by_its_row_in_the_data_set(
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0" + b"\0" * 99, None])
 def test_what_is_no_image_is_named(make_examples: MakeExamples, content: bytes | None) -> None:
     assert "row 0 cannot be read" in error_of(make_examples([content]).image, 0)
-
-
-@pytest.mark.parametrize("pixels", [np.full((4, 4), 0.5, np.float32), np.full((4, 4), 70000, np.int32)])
-def test_pixels_without_a_known_range_are_refused(
-    make_examples: MakeExamples, encode_image: Callable[..., bytes], pixels: np.ndarray
-) -> None:
-    examples = make_examples([encode_image(PILImage.fromarray(pixels), "TIFF")])
-    assert "expected 8 or 16 bits" in error_of(examples.image, 0)
 
 
 def test_an_image_too_large_to_be_decoded_is_named(

@@ -33,7 +33,7 @@ def examples(make_examples: Callable[..., Examples], noise_image: Callable[..., 
 @pytest.fixture
 def augment(make_arguments: Callable[..., Arguments]) -> Transform:
     """The default augmentation: crop, flip and RandAugment."""
-    return make_train_transform(make_arguments().optimization, 16)
+    return make_train_transform(make_arguments().optimization, make_image_processor(16))
 
 
 def make_loader(examples: Examples, transform: Transform, num_workers: int = 0) -> TrainingLoader:
