@@ -121,7 +121,7 @@ def noise_image() -> Callable[..., PILImage.Image]:
 
 @pytest.fixture
 def marked_image() -> Callable[[int], PILImage.Image]:
-    """Makes the 8x8 image of a number below 65,536: in every pixel red holds the low byte, green the high."""
+    """Makes the 8x8 image of a number below 65,536: red holds the low byte, green the high."""
     return lambda number: PILImage.new("RGB", (8, 8), (number % 256, number // 256, 7))
 
 

@@ -17,7 +17,6 @@ from tests.training.conftest import Outcome, command_line, train
 from training import evaluate
 from training.data.digits import load_digits_dataset
 from training.loop.evaluation import Evaluation
-from training.metrics.calibration import ReliabilityBin
 from training.run.comparison import compare, conclusion
 
 
@@ -208,38 +207,31 @@ def test_other_images_and_tampered_numbers_show(measure: Measure, run_folder: Pa
     assert "1 of 6 recorded numbers differ" in lines[-1]
 
 
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [(None, "cannot be read"), ("{", "is not JSON"), ("STEP 1", "results.json of {} holds no step 2")],
-)
+@pytest.mark.parametrize("content", [None, "{", "STEP 1"])
 def test_without_recorded_numbers_the_measured_ones_stand_alone(
-    measure: Measure, run_folder: Path, tmp_path: Path, content: str | None, problem: str
+    measure: Measure, run_folder: Path, tmp_path: Path, content: str | None
 ) -> None:
     model = shutil.copytree(run_folder / "step2", tmp_path / "step2")
     (model / "results.json").unlink()
+    problem = {None: "cannot be read", "{": "is not JSON"}.get(content, f"results.json of {model} holds no step 2")
     if content == "STEP 1":
         shutil.copy(run_folder / "step1" / "results.json", model)
     elif content is not None:
         (model / "results.json").write_text(content)
     numbers = measure(model=model)
-    last = numbers["lines"][-1]
-    assert last.startswith("Nothing to compare with: ") and problem.format(model) in last
+    assert numbers["lines"][-1].startswith("Nothing to compare with: ") and problem in numbers["lines"][-1]
     assert numbers["recorded"] is None and numbers["agrees"] is None
     assert numbers["measured"]["accuracy"] == pytest.approx(recorded_in(run_folder, 2)["accuracy"])
 
 
 def test_numbers_that_were_not_recorded_are_told_apart() -> None:
-    bins: list[ReliabilityBin] = [{"confidence": 0.4, "accuracy": 0.5, "count": 20}]
-    measured = Evaluation(0.5, 1.0, [0.5, 0.5], 0.1, 0.0, 0.75, [0.5, 1.0], bins)
+    measured = Evaluation(0.5, 1.0, [0.5, 0.5], 0.1, 0.0, 0.75, [0.5, 1.0])
     of_before = {"accuracy": 0.5 + 9e-7, "accuracy_per_step": [0.5], "top5_accuracy": "many", "old_new_bias": None}
     metrics = compare(measured, of_before)
-    assert {metric.label: metric.agrees for metric in metrics if metric.agrees is not None} == {
-        "accuracy": True,
-        "accuracy, classes of step 1": True,
-    }
-    assert len(metrics) == 9 and conclusion(metrics) == "All 2 recorded numbers agree within 1e-06."
+    agreeing = [metric.label for metric in metrics if metric.agrees]
+    assert len(metrics) == 9 and agreeing == ["accuracy", "accuracy, classes of step 1"]
+    assert conclusion(metrics) == "All 2 recorded numbers agree within 1e-06."
     assert conclusion(compare(measured, {})) == "Nothing was recorded to compare with."
-    assert metrics[-1].row.split()[-2:] == ["not", "recorded"]
 
 
 CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {

@@ -117,15 +117,19 @@ class RunFolder:
         What the run had measured after a finished step.
 
         Raises:
-            InputError: its `results.json` is damaged.
+            InputError: its `results.json` is damaged, or that of another step.
         """
+        file = self.step_folder(step) / RESULTS_FILE
         try:
-            return RunResults.read(self.step_folder(step) / RESULTS_FILE)
+            results = RunResults.read(file)
+            if results.last.step != step:
+                raise StepFolderError(f"{file} ends with step {results.last.step}, expected {step}")
         except StepFolderError as error:
             raise InputError(
-                f"{error}: restore {self.step_folder(step) / RESULTS_FILE}, delete {layout.step_name(step)} to learn "
-                "it again, or start again with --overwrite_output_dir."
+                f"{error}: restore {file}, delete {layout.step_name(step)} to learn it again, or start again with "
+                "--overwrite_output_dir."
             ) from error
+        return results
 
     def load_model(self, step: int, attn_implementation: str) -> DyToxForImageClassification:
         """

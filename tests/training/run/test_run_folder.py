@@ -115,11 +115,10 @@ def test_an_interrupted_step_leaves_no_step_folder_and_nothing_for_the_next_try(
     make_folder: MakeFolder, folder: RunFolder, save: Save, end: BaseException
 ) -> None:
     save(folder, 1)
-    during = []
 
     def interrupted(path: Path) -> None:
         (path / "half.txt").write_text("half")
-        during.append(folder.step_folder(2).exists())
+        assert not folder.step_folder(2).exists()
         raise end
 
     with pytest.raises(Killed if isinstance(end, Killed) else InputError) as caught:
@@ -127,10 +126,8 @@ def test_an_interrupted_step_leaves_no_step_folder_and_nothing_for_the_next_try(
     if isinstance(end, OSError):
         assert f"{folder.path / 'step2'} cannot be written (No space left on device): " in str(caught.value)
         assert names_in(folder) == WRITTEN | {"step1", "results.json"}, "the disk is full"
-    assert during == [False] and not folder.step_folder(2).exists()
     # What the run had measured is not ahead of its models.
     assert RunResults.read(folder.path / "results.json") == results_after(1)
-
     again = make_folder()
     again.open(DATA)
     assert again.last_step() == 1 and names_in(again) == WRITTEN | {"step1", "results.json"}
@@ -164,17 +161,13 @@ def test_a_run_of_another_recipe_is_refused_with_all_differences(make_folder: Ma
         again.open(DATA)
         assert again.last_step() == 1
     before = content_of(folder)
-    changed = {"seed": 4, "num_epochs": 2, "class_order": "seed:1", "per_device_train_batch_size": 24}
+    changed = {"seed": 4, "class_order": "seed:1", "per_device_train_batch_size": 24}
     message = error_of(make_folder(2, "bf16", **changed).open, DATA)
-    for difference in (
-        "seed was 3, is 4",
-        "num_epochs was 500, is 2",
-        "class_order was None, is ['seed:1']",
-        "per_device_train_batch_size was 24, is 48",
-        "mixed_precision was no, is bf16",
-    ):
-        assert difference in message
-    assert "--overwrite_output_dir" in message and "memory_size" not in message
+    differences = (
+        "class_order was None, is ['seed:1']; mixed_precision was no, is bf16; "
+        "per_device_train_batch_size was 24, is 48; seed was 3, is 4"
+    )
+    assert f"holds a run of another recipe ({differences}): " in message and "--overwrite_output_dir" in message
     assert content_of(folder) == before
 
 
@@ -207,12 +200,7 @@ def test_a_recipe_of_an_earlier_version_is_continued(tmp_path: Path) -> None:
     ],
 )
 def test_recipes_of_other_versions(
-    make_folder: MakeFolder,
-    folder: RunFolder,
-    monkeypatch: pytest.MonkeyPatch,
-    lines: dict[Any, Any],
-    options: dict[str, Any],
-    error: str | None,
+    make_folder: MakeFolder, folder: RunFolder, monkeypatch: Any, lines: Any, options: Any, error: str | None
 ) -> None:
     monkeypatch.setitem(REMOVED, "warm_restarts", RemovedOption(0, "use --warmup_epochs."))
     recipe = {name: value for name, value in (folder.recipe | lines).items() if value is not ...}
@@ -221,15 +209,20 @@ def test_recipes_of_other_versions(
     if error is None:
         now.open(DATA)
     else:
-        message = error_of(now.open, DATA)
-        assert f"holds a run of another recipe ({error}): choose another folder" in message
+        assert f"holds a run of another recipe ({error}): choose another" in error_of(now.open, DATA)
 
 
-@pytest.mark.parametrize("content", [b"", b"- a\n", b"a: [", b"\xff\xfe\x00"])
-def test_a_damaged_recipe_is_named(folder: RunFolder, save: Save, content: bytes) -> None:
+UNREADABLE = [
+    *(("training_config.yaml", content) for content in (b"", b"- a\n", b"a: [", b"\xff\xfe\x00")),
+    *(("data_fingerprint.json", content) for content in (b"", b"[]", b"{}", b'{"training": "1a"}', b"null")),
+]
+
+
+@pytest.mark.parametrize(("file", "content"), UNREADABLE)
+def test_a_damaged_file_of_the_run_is_named(folder: RunFolder, save: Save, file: str, content: bytes) -> None:
     save(folder, 1)
-    (folder.path / "training_config.yaml").write_bytes(content)
-    assert "training_config.yaml is damaged" in error_of(folder.open, DATA)
+    (folder.path / file).write_bytes(content)
+    assert f"{file} is damaged" in error_of(folder.open, DATA)
     assert folder.last_step() == 1
     folder.open(DATA, overwrite=True)
     assert folder.last_step() == 0
@@ -244,12 +237,6 @@ def test_other_data_are_refused_and_named(folder: RunFolder, save: Save, split: 
     assert folder.last_step() == 1
     folder.open(DATA | {split: "3c"}, overwrite=True)
     assert folder.last_step() == 0
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"training": "1a"}', "null"])
-def test_a_damaged_fingerprint_is_named(folder: RunFolder, content: str) -> None:
-    (folder.path / "data_fingerprint.json").write_text(content)
-    assert "data_fingerprint.json is damaged" in error_of(folder.open, DATA)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
