@@ -37,9 +37,12 @@ def scenario_of(
 ) -> MakeScenario:
     """A scenario of two steps whose images have these numbers, in both splits; those in `broken[split]` are broken."""
 
-    def make(numbers: Any = range(12), class_names: tuple[str, str] = ("a", "b"), **broken: list[int]) -> Scenario:
+    def make(
+        numbers: Any = range(12), class_names: tuple[str, str] = ("a", "b"), offset: int = 0, **broken: list[int]
+    ) -> Scenario:
         def examples(split: str) -> Examples:
-            rows = [b"broken" if n in broken.get(split, []) else marked_image(n) for n in numbers]
+            first = offset * (split == "test")
+            rows = [b"broken" if n in broken.get(split, []) else marked_image(n + first) for n in numbers]
             return make_examples(rows, [row % 2 for row in range(len(rows))])
 
         splits = LabelledSplits(examples("train"), examples("test"), list(class_names))
@@ -84,7 +87,9 @@ def test_the_script_finds_a_broken_image_before_it_makes_a_folder(
     images["train"]["c"][1] = b"\x89PNG\r\n\x1a\n broken"
     options = {"dataset_name": write_image_folder(images), "classes_per_step": 1, "output_dir": tmp_path / "run"}
     refusal = run_script(*command_line(options)).refusal
-    assert refusal.startswith("error: In the training split: The image in row 5 ")
+    assert refusal.startswith(
+        f"error: In the training split: The image {tmp_path}/images/train/c/001.png cannot be read"
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -106,6 +111,20 @@ def test_other_images_places_and_names_have_other_fingerprints(scenario_of: Make
     scenarios = [scenario_of([0, 1, 2, 3]), scenario_of([0, 3, 2, 1]), scenario_of([0, 1, 2, 4])]
     scenarios.append(scenario_of([0, 1, 2, 3], ("a", "c")))
     assert len({check_images(scenario, Accelerator())["training"] for scenario in scenarios}) == 4
+
+
+@pytest.mark.parametrize(("offset", "num_equal"), [(0, 12), (10, 2), (12, 0)])
+def test_test_images_that_are_learned_from_are_counted(
+    scenario_of: MakeScenario, monkeypatch: pytest.MonkeyPatch, offset: int, num_equal: int
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(checks.logger, "warning", warnings.append)
+    scenario = scenario_of(offset=offset)
+    check_images(scenario, Accelerator())
+    assert [warning.partition(" ")[0] for warning in warnings] == ([str(num_equal)] if num_equal else [])
+    # Exemplars of a published memory are learned from as well.
+    check_images(scenario, Accelerator(), exemplars=scenario.test.select(range(5)))
+    assert warnings[-1].startswith(f"{max(num_equal, 5) if offset else 12} test image(s) are equal")
 
 
 def test_float16_is_refused_where_it_does_not_work(make_arguments: Callable[..., Arguments]) -> None:
