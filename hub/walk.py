@@ -214,8 +214,9 @@ def _cells(row: RevisionSummary) -> list[str]:
 def _open_images(paths: Sequence[str]) -> Iterator[Image.Image]:
     for path in paths:
         try:
-            # As a pipeline reads them.
-            yield load_image(path)
+            with Image.open(path) as image:
+                # As a pipeline reads it.
+                yield load_image(image)
         except OSError as error:
             reason = error.strerror or "not an image that Pillow reads"
             raise UserError(f"--image {path} cannot be read: {reason}") from None
