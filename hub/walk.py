@@ -190,7 +190,7 @@ def table(rows: list[RevisionSummary], image_names: Sequence[str] = ()) -> str:
         "revision",
         "classes",
         "parameters",
-        "recorded accuracy",
+        "accuracy",
         *(shorten([name], _LABEL_WIDTH) for name in image_names),
     ]
     lines = [header, *(_cells(row) for row in rows)]
