@@ -57,7 +57,7 @@ class RunLog:
 
         Args:
             record (`dict[str, Any]`): numbers and names, with the `step` they belong to. The tracker gets the numbers,
-                those of a list one by one, from `name/1` on.
+                those of a sequence one by one, from `name/1` on.
 
         Raises:
             InputError: the disk is full, or cannot be written.
@@ -92,7 +92,9 @@ class RunLog:
 
 def _numbers(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in record.items():
-        items = {f"{name}/{place}": item for place, item in enumerate(value, 1)} if isinstance(value, list) else {}
+        items = (
+            {f"{name}/{place}": item for place, item in enumerate(value, 1)} if isinstance(value, list | tuple) else {}
+        )
         for key, number in (items or {name: value}).items():
             if isinstance(number, int | float):
                 yield key, number
