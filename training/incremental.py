@@ -74,6 +74,8 @@ def run(arguments: Arguments, accelerator: Accelerator) -> None:
 def learn(setup: Setup, progress: Progress, publisher: BackgroundPublisher) -> None:
     """Algorithm 1 of the paper over all steps, with rehearsal memory, evaluation and publishing around it."""
     model, memory, results, within = progress.model, progress.memory, progress.results, progress.within
+    # Kept in `progress`, an old model and a saved state would stay in memory for the rest of the run.
+    progress.model = progress.within = None
     for step in setup.scenario.steps_after(len(results.steps)):
         stopwatch = Stopwatch(within.state.train_seconds if within else 0.0)
         seed_everything(setup.seed, step.number, "grow")

@@ -1,4 +1,4 @@
-"""Runs that start at once, to be killed and started again, and how to compare them."""
+"""Runs that start at once, to be killed and started again; runs on several processes; and what they log."""
 
 import json
 import os
@@ -14,19 +14,26 @@ import pytest
 from tests.command_line import words
 
 
+ROOT = Path(__file__).parents[2]
+SCRIPT = str(ROOT / "training" / "incremental.py")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 # One thread, so that sums are taken in the same order; and never the network.
-ENVIRONMENT = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = os.environ | {
+    "ACCELERATE_USE_CPU": "true",
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "PYTHONPATH": str(ROOT),
+}
 
 
 class Nursery:
     """Starts runs as children of one warm process; see `nursery.py`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self) -> None:
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("nursery.py"))],
-            cwd=root,
-            env=ENVIRONMENT | {"PYTHONPATH": str(root)},
+            cwd=ROOT,
+            env=ENVIRONMENT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -36,21 +43,26 @@ class Nursery:
         self, options: dict[str, object], die: tuple[str, int | str] | None = None, file_size_limit: int | None = None
     ) -> int:
         """Starts a run; returns its process id."""
-        argv = words(options)
         assert self.process.stdin is not None
-        request = {"argv": argv, "die": die, "file_size_limit": file_size_limit}
+        request = {"argv": words(options), "die": die, "file_size_limit": file_size_limit}
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return int(self._line())
 
     def end(self) -> dict[str, Any]:
-        """Waits for the end of the run: `status`, minus the signal if one ended it, `errors` and `calls`."""
+        """Waits for the end of the run: `status`, minus the signal if one ended it, `output`, `errors`, `calls`."""
         return json.loads(self._line())
 
     def run(self, options: dict[str, object], **faults: Any) -> dict[str, Any]:
         """Starts a run and waits for its end."""
         self.start(options, **faults)
         return self.end()
+
+    def complete(self, options: dict[str, object]) -> Path:
+        """Runs to the end, which must be a good one; returns the output folder."""
+        end = self.run(options)
+        assert end["status"] == 0, end["errors"]
+        return Path(str(options["output_dir"]))
 
     def _line(self) -> str:
         assert self.process.stdout is not None
@@ -60,34 +72,26 @@ class Nursery:
 
 
 @pytest.fixture(scope="session")
-def nursery(root: Path) -> Iterator[Nursery]:
+def nursery() -> Iterator[Nursery]:
     """A warm process to start runs from."""
-    warm = Nursery(root)
+    warm = Nursery()
     yield warm
     warm.process.kill()
     warm.process.wait()
 
 
-def epochs_logged(output_dir: Path) -> list[tuple[object, ...]]:
-    """What the log holds, record by record, apart from what takes time."""
-    file = output_dir / "log.jsonl"
-    if not file.exists():
-        return []
-    lines = [line for line in file.read_text().splitlines() if line.endswith("}")]
-    records = [json.loads(line) for line in lines]
-    return [(record["step"], record.get("phase"), record.get("epoch"), record.get("loss")) for record in records]
-
-
 @pytest.fixture(scope="session")
-def logged() -> Any:
-    """Reads the log of a run: `logged(output_dir)`, see `epochs_logged`."""
-    return epochs_logged
+def logged() -> Callable[[Path], list[dict[str, Any]]]:
+    """Reads the log of a run, record by record, apart from what depends on time: `logged(output_dir)`."""
 
+    def read(output_dir: Path) -> list[dict[str, Any]]:
+        file = output_dir / "log.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
+        records = [json.loads(line) for line in lines if line.endswith("}")]
+        timed = ("images_per_second", "train_seconds")
+        return [{name: value for name, value in record.items() if name not in timed} for record in records]
 
-@pytest.fixture(scope="session")
-def environment() -> dict[str, str]:
-    """Environment of runs that are started from the command line."""
-    return ENVIRONMENT
+    return read
 
 
 @pytest.fixture(scope="session")
@@ -112,59 +116,52 @@ def small_options() -> dict[str, object]:
     }
 
 
-@pytest.fixture(scope="session")
-def torchrun() -> Callable[..., list[str]]:
-    """A command line: `torchrun(num_processes, script, **options)` on one machine."""
+class Launcher:
+    """Starts scripts on several processes, as a user does."""
 
-    def command(num_processes: int, *script: str, **options: object) -> list[str]:
-        return [*TORCHRUN, "--standalone", f"--nproc_per_node={num_processes}", *script, *words(options)]
-
-    return command
-
-
-@pytest.fixture(scope="session")
-def on_two_machines() -> Callable[..., list[list[str]]]:
-    """Command lines of two launchers that meet: `on_two_machines(script, **options)`."""
-    return lambda script, **options: on_machines(2, [script, *words(options)])
-
-
-@pytest.fixture(scope="session")
-def launch(
-    root: Path,
-    environment: dict[str, str],
-    small_options: dict[str, object],
-    torchrun: Callable[..., list[str]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[..., Path]:
-    """
-    Runs the script on so many processes, on one machine or on as many (`machines=True`), with `small_options` and
-    others; gives the output folder of the run.
-    """
-
-    def run(num_processes: int, machines: bool = False, **options: object) -> Path:
-        output = tmp_path_factory.mktemp("run") / "out"
-        script, all_options = "training/incremental.py", small_options | options | {"output_dir": output}
-        commands = [torchrun(num_processes, script, **all_options)]
+    def start(
+        self,
+        num_processes: int,
+        options: dict[str, object],
+        script: tuple[str, ...] = (SCRIPT,),
+        *,
+        machines: bool = False,
+        folders: tuple[Path, ...] = (ROOT,),
+    ) -> list["subprocess.Popen[str]"]:
+        """
+        Starts so many processes: on one machine, or each on a machine of its own (`machines`), all of them this one,
+        that meet on a free port. The launchers run in `folders`, in turn.
+        """
+        places = [["--standalone", f"--nproc_per_node={num_processes}"]]
         if machines:
-            commands = on_machines(num_processes, [script, *words(all_options)])
-        started = [
+            meet = ["--master_addr=127.0.0.1", f"--master_port={free_port()}", "--nproc_per_node=1"]
+            places = [[*meet, f"--nnodes={num_processes}", f"--node_rank={rank}"] for rank in range(num_processes)]
+        return [
             subprocess.Popen(
-                command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+                [*TORCHRUN, *place, *script, *words(options)],
+                cwd=folders[number % len(folders)],
+                env=ENVIRONMENT,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
             )
-            for command in commands
+            for number, place in enumerate(places)
         ]
-        for process in started:
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors[-3000:]
-        return output
 
-    return run
+    def run(self, *arguments: Any, **options: Any) -> None:
+        """Starts processes and waits for their end, which must be a good one."""
+        for launcher in self.start(*arguments, **options):
+            _, errors = launcher.communicate(timeout=400)
+            assert launcher.returncode == 0, errors[-3000:]
 
 
-def on_machines(count: int, script: list[str]) -> list[list[str]]:
-    """One launcher for each of so many machines, all of them this one, that meet on a free port."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    meet = ["--master_addr=127.0.0.1", f"--master_port={port}", "--nproc_per_node=1", f"--nnodes={count}"]
-    return [[*TORCHRUN, *meet, f"--node_rank={rank}", *script] for rank in range(count)]
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def launcher() -> Launcher:
+    """Starts scripts on several processes."""
+    return Launcher()

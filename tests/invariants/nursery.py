@@ -3,8 +3,9 @@ Runs `training/incremental.py` in children of one process that has imported ever
 
 Reads one JSON object a line from standard input: `argv`; `die`, null or where the child is to kill itself; and
 `file_size_limit`, null or the bytes that the system lets it write into one file. Answers with the child's process id,
-then with one JSON object: `status` (exit status, or minus the signal), `errors` (what it wrote to standard error) and
-`calls` (how often it did what `die` can name).
+which is that of a process group of its own, then with one JSON object: `status` (exit status, or minus the signal),
+`output` and `errors` (what it wrote to standard output and standard error) and `calls` (how often it did what `die`
+can name).
 
 `die` is `["write", 3]`, at the third write of a file when half of it is written; `["replace", 3]` and
 `["replaced", 3]`, before and after the third renaming; or `["replaced", "name"]`, after a file got this name.
@@ -52,8 +53,9 @@ def plant(die: list[Any] | None) -> None:
     Path.replace, Path.write_bytes = counted_replace, counted_write  # type: ignore[method-assign,assignment]
 
 
-def child(request: dict[str, Any], report: int, errors: int) -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def child(request: dict[str, Any], report: int, output: int, errors: int) -> None:
+    os.setsid()
+    os.dup2(output, 1)
     os.dup2(errors, 2)
     plant(request["die"])
     if request["file_size_limit"] is not None:
@@ -64,6 +66,7 @@ def child(request: dict[str, Any], report: int, errors: int) -> None:
         incremental.main()
     except SystemExit as end:
         status = int(end.code or 0)
+    sys.stdout.flush()
     sys.stderr.flush()
     os.write(report, json.dumps(calls).encode())
     os._exit(status)
@@ -71,18 +74,18 @@ def child(request: dict[str, Any], report: int, errors: int) -> None:
 
 def serve(request: dict[str, Any]) -> None:
     reader, writer = os.pipe()
-    with tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         pid = os.fork()
         if pid == 0:
             os.close(reader)
-            child(request, writer, errors.fileno())
+            child(request, writer, output.fileno(), errors.fileno())
         os.close(writer)
         say(str(pid))
         _, status = os.waitpid(pid, 0)
         with os.fdopen(reader) as report:
             counted = json.loads(report.read() or "{}")
-        errors.seek(0)
-        say(json.dumps({"status": os.waitstatus_to_exitcode(status), "errors": errors.read(), "calls": counted}))
+        written = {name: file.seek(0) or file.read() for name, file in (("output", output), ("errors", errors))}
+        say(json.dumps({"status": os.waitstatus_to_exitcode(status), "calls": counted} | written))
 
 
 def say(line: str) -> None:

@@ -3,45 +3,54 @@ What any number of processes must agree on, given the weights: run with `torchru
 
     torchrun --nproc_per_node 2 same_weights.py OUTPUT.json --option value ...
 
-The model is not trained; its weights are drawn large, so that features and logits differ from image to image.
+The model is not trained; its weights are drawn large, so that features and logits differ from image to image. Writes
+one list a way of herding, with one object a step.
 """
 
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from training.arguments import parse_arguments
-from training.incremental import IncrementalRun
+from training.incremental import update_memory
 from training.run.model import make_model
+from training.run.setup import set_up
 from training.seeding import seed_everything
 
 
 def main() -> None:
     output, *words = sys.argv[1:]
     accelerator = Accelerator()
-    run = IncrementalRun(parse_arguments(words), accelerator)
-    run.folder.path.mkdir(parents=True, exist_ok=True)
-    found = []
-    model = None
-    for step in run.scenario.steps:
-        seed_everything(0, step.number)
-        model = make_model(run.arguments, step) if model is None else run.method.grow(model, step)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.normal_(std=0.3)
-        run.renew_memory(model, step)
-        evaluation = run.evaluator.evaluate(model, run.scenario.seen_test(step), task_aware=True)
-        assert run.memory is not None and run.memory.examples is not None
-        found.append({"exemplars": run.memory.examples.source_indices.tolist(), **asdict(evaluation)})
+    found = [look(accelerator, [*words, "--augmented_herding", augmented]) for augmented in ("false", "true")]
     if accelerator.is_main_process:
         Path(output).write_text(json.dumps(found))
     accelerator.wait_for_everyone()
     # Threads of the process group that still run when Python ends can abort the process.
     accelerator.end_training()
+
+
+def look(accelerator: Accelerator, words: list[str]) -> list[dict[str, Any]]:
+    """Exemplars and metrics of each step."""
+    setup = set_up(parse_arguments(words), accelerator)
+    setup.folder.path.mkdir(parents=True, exist_ok=True)
+    found = []
+    model = None
+    for step in setup.scenario.steps:
+        seed_everything(0, step.number)
+        model = make_model(setup.arguments, step) if model is None else setup.method.grow(model, step)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(std=0.3)
+        update_memory(setup, model, setup.memory, step)
+        evaluation = setup.evaluator.evaluate(model, setup.scenario.seen_test(step), task_aware=True)
+        assert setup.memory is not None and setup.memory.examples is not None
+        found.append({"exemplars": setup.memory.examples.source_indices.tolist(), **asdict(evaluation)})
+    return found
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from training.loop.checkpointing import Checkpoints
 
+
+pytestmark = pytest.mark.slow
 RunContent = Callable[[Path], dict[str, object]]
+# The run of these tests was killed in the finetuning phase of step 2, after the first of these states was saved and
+# before the last one was deleted.
+STATES = [f"step2_{place}.safetensors" for place in ("phase1_epoch1", "phase0_epoch2", "phase0_epoch1")]
+NEWEST = STATES[0]
 
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """A run of two steps with two phases and two epochs each on a folder of images, which tests may change."""
-    images = tmp_path_factory.mktemp("images")
+    images = tmp_path_factory.mktemp("images") / "pets"
     draws = np.random.default_rng(0)
     for split, count in (("train", 8), ("test", 3)):
         for name in ("ant", "bee", "cat", "dog"):
@@ -43,155 +51,161 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def straight(
-    nursery: Any,
-    options: dict[str, object],
-    run_content: RunContent,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, object]:
+def runs(nursery: Any, options: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The run when nothing happens, and when it is killed."""
+    folders = {name: tmp_path_factory.mktemp("runs") / name for name in ("straight", "killed")}
+    nursery.complete(options | {"output_dir": folders["straight"]})
+    end = nursery.run(options | {"output_dir": folders["killed"]}, die=("replaced", NEWEST))
+    assert end["status"] == -signal.SIGKILL, end["errors"]
+    assert {path.name for path in (folders["killed"] / "checkpoints").iterdir()} == set(STATES)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def straight(runs: dict[str, Path], run_content: RunContent) -> dict[str, object]:
     """What the run gives when nothing happens."""
-    folder = tmp_path_factory.mktemp("straight") / "run"
-    end = nursery.run(options | {"output_dir": folder})
-    assert end["status"] == 0, end["errors"]
-    return run_content(folder)
+    return run_content(runs["straight"])
 
 
 @pytest.fixture
-def broken_off(nursery: Any, options: dict[str, object], tmp_path: Path) -> dict[str, object]:
-    """Options of a run that was killed after the last epoch of step 2."""
-    begun = options | {"output_dir": tmp_path / "run"}
-    end = nursery.run(begun, die=("replaced", "step2_phase1_epoch2.safetensors"))
-    assert end["status"] == -signal.SIGKILL, end["errors"]
-    return begun
+def run(runs: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of the run that was killed."""
+    return Path(shutil.copytree(runs["killed"], tmp_path / "run"))
 
 
-@pytest.mark.slow
-def test_a_disk_that_fills_stops_the_run_which_goes_on_later(
-    nursery: Any, options: dict[str, object], straight: dict[str, object], run_content: RunContent, tmp_path: Path
+@pytest.fixture
+def killed(options: dict[str, object], run: Path) -> dict[str, object]:
+    """The options of that copy: the same command."""
+    return options | {"output_dir": run}
+
+
+def test_a_disk_that_fills_stops_the_run_which_resumes_later(
+    nursery: Any, killed: dict[str, object], run: Path, straight: dict[str, object], run_content: RunContent
 ) -> None:
-    run = tmp_path / "run"
-    begun = options | {"output_dir": run}
-    assert nursery.run(begun, die=("replaced", "step2_phase0_epoch1.safetensors"))["status"] == -signal.SIGKILL
     before = run_content(run)
     # The system refuses what is larger than 20 kB: states and weights, but not the log.
-    end = nursery.run(begun, file_size_limit=20_000)
+    end = nursery.run(killed, file_size_limit=20_000)
     assert end["status"] == 2
     assert end["errors"].startswith("error: ") and end["errors"].count("\n") == 1
-    assert "step2_phase0_epoch2.safetensors cannot be written (File too large): make room" in end["errors"]
+    assert "step2_phase1_epoch2.safetensors cannot be written (File too large): free some space" in end["errors"]
     assert run_content(run) == before
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step2_phase0_epoch1.safetensors"]
-    assert nursery.run(begun)["status"] == 0
+    assert {path.name for path in (run / "checkpoints").iterdir()} == set(STATES)
+    assert run_content(nursery.complete(killed)) == straight
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def reshape(path: Path) -> None:
+    """An undamaged state whose config is that of a narrower model."""
+    checkpoints = Checkpoints(path.parent)
+    state = next(checkpoints.newest_first(2))
+    checkpoints.save(replace(state, config=state.config | {"hidden_size": 8}))
+
+
+def truncate_all(path: Path) -> None:
+    for state in path.parent.iterdir():
+        os.truncate(state, state.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    ("damage", "named", "resumed"),
+    [
+        (flip, [f"/{NEWEST} is damaged"], "Step 2 resumes after main, epoch 2 of 2."),
+        (
+            reshape,
+            ["The state after finetuning, epoch 1 does not fit its model (RuntimeError)"],
+            "Step 2 resumes after main, epoch 2 of 2.",
+        ),
+        (truncate_all, [f"/{state} is damaged" for state in STATES], None),
+    ],
+    ids=["flipped", "reshaped", "all truncated"],
+)
+def test_a_state_that_cannot_be_used_is_named_and_the_run_resumes_from_before_it(
+    nursery: Any,
+    killed: dict[str, object],
+    run: Path,
+    straight: dict[str, object],
+    run_content: RunContent,
+    damage: Callable[[Path], None],
+    named: list[str],
+    resumed: str | None,
+) -> None:
+    damage(run / "checkpoints" / NEWEST)
+    end = nursery.run(killed)
+    assert end["status"] == 0, end["errors"]
+    assert all(part in end["errors"] for part in named)
+    assert end["errors"].count("The run resumes from before it.") == len(named)
+    assert resumed in end["output"] if resumed else "resumes after" not in end["output"]
     assert run_content(run) == straight
 
 
-@pytest.mark.slow
-def test_a_damaged_state_is_named_and_the_one_before_is_used(
-    nursery: Any, broken_off: dict[str, object], straight: dict[str, object], run_content: RunContent, tmp_path: Path
-) -> None:
-    newest = tmp_path / "run" / "checkpoints" / "step2_phase1_epoch2.safetensors"
-    content = bytearray(newest.read_bytes())
-    content[len(content) // 2] ^= 1
-    newest.write_bytes(content)
-    end = nursery.run(broken_off)
-    assert end["status"] == 0, end["errors"]
-    assert f"The state {newest} is damaged" in end["errors"]
-    assert "goes back to the state before it" in end["errors"]
-    assert run_content(tmp_path / "run") == straight
-
-
-@pytest.mark.slow
-def test_without_any_good_state_the_step_starts_again(
-    nursery: Any, broken_off: dict[str, object], straight: dict[str, object], run_content: RunContent, tmp_path: Path
-) -> None:
-    states = list((tmp_path / "run" / "checkpoints").iterdir())
-    for file in states:
-        os.truncate(file, file.stat().st_size // 2)
-    end = nursery.run(broken_off)
-    assert end["status"] == 0 and end["errors"].count("is damaged") == len(states) >= 2
-    assert run_content(tmp_path / "run") == straight
-
-
-@pytest.mark.slow
 def test_a_truncated_memory_within_a_step_is_herded_again(
-    nursery: Any, broken_off: dict[str, object], straight: dict[str, object], run_content: RunContent, tmp_path: Path
+    nursery: Any, killed: dict[str, object], run: Path, straight: dict[str, object], run_content: RunContent
 ) -> None:
-    memory = tmp_path / "run" / "memory" / "step2.parquet"
+    memory = run / "memory" / "step2.parquet"
     os.truncate(memory, memory.stat().st_size // 2)
-    begun = memory.stat().st_mtime
-    end = nursery.run(broken_off)
+    end = nursery.run(killed)
     assert end["status"] == 0
     assert "The rehearsal memory step2.parquet cannot be read" in end["errors"]
-    assert run_content(tmp_path / "run") == straight
-    # The main phase was not learned again: its end is where the run went on, and the memory is a new one.
-    assert memory.stat().st_mtime > begun
+    assert "Step 2 resumes after main, epoch 2 of 2." in end["output"], "the main phase is not learned again"
+    assert run_content(run) == straight
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
-def test_a_damaged_memory_of_a_complete_step_stops_the_run(
-    nursery: Any,
-    broken_off: dict[str, object],
-    straight: dict[str, object],
-    run_content: RunContent,
-    tmp_path: Path,
-    damage: str,
+def test_a_damaged_memory_of_a_finished_step_stops_the_run(
+    nursery: Any, killed: dict[str, object], run: Path, straight: dict[str, object], run_content: RunContent
 ) -> None:
-    run = tmp_path / "run"
     memory = run / "memory" / "step1.parquet"
     content = memory.read_bytes()
-    flipped = bytearray(content)
-    flipped[200] ^= 1
-    memory.unlink()
-    if damage != "missing":
-        memory.write_bytes(content[:-50] if damage == "truncated" else flipped)
-    end = nursery.run(broken_off)
-    assert end["status"] == 2
-    assert "The rehearsal memory step1.parquet cannot be read" in end["errors"]
-    assert "delete step1 and the later steps to learn them again" in end["errors"]
-    assert (run / "step1" / "model.safetensors").is_file()
+    for damaged in (content[:-50], content[:200] + bytes([content[200] ^ 1]) + content[201:], None):
+        memory.unlink()
+        if damaged is not None:
+            memory.write_bytes(damaged)
+        end = nursery.run(killed)
+        assert end["status"] == 2
+        assert "The rehearsal memory step1.parquet cannot be read" in end["errors"]
+        assert "delete step1 and the later steps to learn them again" in end["errors"]
+        assert (run / "step1" / "model.safetensors").is_file()
     # As the error says.
     shutil.rmtree(run / "step1")
-    assert nursery.run(broken_off)["status"] == 0
-    assert run_content(run) == straight
+    assert run_content(nursery.complete(killed)) == straight
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("change", ["pixels", "label", "new image"])
-@pytest.mark.parametrize("split", ["train", "test"])
+def change_a_pixel(images: Path) -> None:
+    path = images / "train" / "bee" / "0.png"
+    pixels = np.asarray(Image.open(path)).copy()
+    pixels[3, 3, 0] ^= 1
+    Image.fromarray(pixels).save(path)
+
+
+def change_a_label(images: Path) -> None:
+    (images / "test" / "bee" / "0.png").rename(images / "test" / "cat" / "9.png")
+
+
+def add_an_image(images: Path) -> None:
+    Image.new("RGB", (8, 8)).save(images / "train" / "bee" / "9.png")
+
+
 def test_a_data_set_that_changed_stops_the_run(
     nursery: Any,
-    broken_off: dict[str, object],
+    killed: dict[str, object],
+    run: Path,
     straight: dict[str, object],
     run_content: RunContent,
     tmp_path: Path,
-    change: str,
-    split: str,
 ) -> None:
-    images = Path(str(broken_off["dataset_name"]))
-    changed = tmp_path / "changed"
-    shutil.copytree(images, changed)
-    first = changed / split / "bee" / "0.png"
-    if change == "pixels":
-        pixels = np.asarray(Image.open(first)).copy()
-        pixels[3, 3, 0] ^= 1
-        Image.fromarray(pixels).save(first)
-    elif change == "label":
-        first.rename(changed / split / "cat" / "9.png")
-    else:
-        Image.new("RGB", (8, 8)).save(first.with_name("9.png"))
-    run = tmp_path / "run"
+    images = Path(str(killed["dataset_name"]))
+    kept = Path(shutil.copytree(images, tmp_path / "kept"))
     before = run_content(run)
-    kept = tmp_path / "kept"
-    images.rename(kept)
-    changed.rename(images)
-    try:
-        end = nursery.run(broken_off)
-    finally:
+    for change, split in ((change_a_pixel, "training"), (change_a_label, "test"), (add_an_image, "training")):
+        change(images)
+        end = nursery.run(killed)
+        assert end["status"] == 2
+        assert f"holds a run on other data (the {split} images or their labels have changed since)" in end["errors"]
+        assert run_content(run) == before
         shutil.rmtree(images)
-        kept.rename(images)
-    named = "training" if split == "train" else "test"
-    assert end["status"] == 2
-    assert f"holds a run on other data (the {named} images or their labels have changed since)" in end["errors"]
-    assert run_content(run) == before
-    assert nursery.run(broken_off)["status"] == 0
-    assert run_content(run) == straight
+        shutil.copytree(kept, images)
+    assert run_content(nursery.complete(killed)) == straight

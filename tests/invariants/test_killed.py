@@ -2,9 +2,8 @@
 
 import os
 import random
+import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,114 +11,131 @@ from typing import Any
 
 import pytest
 
-from tests.command_line import words
-
 
 RunContent = Callable[[Path], dict[str, object]]
-Logged = Callable[[Path], list[tuple[object, ...]]]
-
-
-@pytest.fixture(params=["workers", "in_process"])
-def options(request: pytest.FixtureRequest, tiny_options: dict[str, object]) -> dict[str, object]:
-    """Drop path and MixUp on: their draws must come back as well. The second kind uses the other ways of training."""
-    changed: dict[str, object] = {"num_epochs": 4, "finetuning_epochs": 2, "mixup_alpha": 0.8, "num_workers": 1}
-    if request.param == "in_process":
-        changed |= {"num_workers": 0, "sam_rho": 0.5, "repeated_augmentation": 3, "shuffle_finetuning": "false"}
-    return tiny_options | changed
+Logged = Callable[[Path], list[dict[str, Any]]]
+# Draws of drop path and MixUp must come back as well. The second kind is the other ways of training.
+KINDS: dict[str, dict[str, object]] = {
+    "workers": {"num_workers": 1, "gradient_accumulation_steps": 2, "mixed_precision": "bf16"},
+    "in process": {
+        "sam_rho": 0.5,
+        "repeated_augmentation": 3,
+        "shuffle_finetuning": False,
+        "lagging_schedule": True,
+        "augmented_herding": True,
+    },
+}
+PHASES = [(1, "main"), (2, "main"), (2, "finetuning"), (3, "main"), (3, "finetuning")]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_killed_at_random_moments_of_every_phase(
-    nursery: Any, options: dict[str, object], run_content: RunContent, logged: Logged, tmp_path: Path
+    nursery: Any,
+    tiny_options: dict[str, object],
+    run_content: RunContent,
+    logged: Logged,
+    tmp_path: Path,
+    kind: str,
 ) -> None:
-    assert nursery.run(options | {"output_dir": tmp_path / "straight"})["status"] == 0
-    expected = logged(tmp_path / "straight")
-    assert len(expected) == 4 + 6 + 6 + 3
+    options = tiny_options | {"num_epochs": 4, "finetuning_epochs": 3, "mixup_alpha": 0.8} | KINDS[kind]
+    straight = nursery.complete(options | {"output_dir": tmp_path / "straight"})
+    expected = logged(straight)
+    epochs = [(record["step"], record["phase"]) if "phase" in record else None for record in expected]
+    assert [phase for phase in dict.fromkeys(epochs) if phase] == PHASES
 
-    seed = int(time.time())
-    moments = random.Random(seed)
+    moments = random.Random(kind)
     killed = tmp_path / "killed"
-    for target in sorted(moments.sample(range(len(expected)), 12)):
+    resumed = set()
+    for phase in PHASES:
+        # After the second epoch of the phase, so that there is a state within it, or a later one but the last.
+        second = epochs.index(phase) + 2
         pid = nursery.start(options | {"output_dir": killed})
-        deadline = time.monotonic() + 120
-        while len(logged(killed)) < target and time.monotonic() < deadline:
-            time.sleep(0.001)
+        wait_for_records(logged, killed, second + moments.randrange(epochs.count(phase) - 2))
         time.sleep(moments.uniform(0, 0.05))
         os.kill(pid, signal.SIGKILL)
-        assert nursery.end()["status"] == -signal.SIGKILL
+        end = nursery.end()
+        assert end["status"] == -signal.SIGKILL, end["errors"]
+        resumed |= set(re.findall(r"Step (\d) resumes after (\w+), epoch", end["output"]))
         for folder in killed.glob("step*"):
             assert (folder / "model.safetensors").is_file() and (folder / "README.md").is_file()
 
-    assert nursery.run(options | {"output_dir": killed})["status"] == 0
-    assert run_content(killed) == run_content(tmp_path / "straight"), seed
-    assert logged(killed) == expected, seed
+    end = nursery.run(options | {"output_dir": killed})
+    assert end["status"] == 0, end["errors"]
+    resumed |= set(re.findall(r"Step (\d) resumes after (\w+), epoch", end["output"]))
+    assert resumed == {(str(step), phase) for step, phase in PHASES}
+    assert run_content(killed) == run_content(straight)
+    assert logged(killed) == expected
     assert not (killed / "checkpoints").exists()
+
+
+def wait_for_records(logged: Logged, folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(logged(folder)) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.fixture(scope="module")
+def short_run(
+    nursery: Any, small_options: dict[str, object], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, object], Path, dict[str, int]]:
+    """A run of two steps that nothing happens to: its options, its folder, and how often it did what can be fatal."""
+    folder = tmp_path_factory.mktemp("short") / "run"
+    options = small_options | {"num_classes": 4, "max_train_samples_per_class": 12, "num_epochs": 2}
+    end = nursery.run(options | {"output_dir": folder})
+    assert end["status"] == 0, end["errors"]
+    return options, folder, end["calls"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", ["write", "replace", "replaced"])
 def test_killed_inside_a_save(
     nursery: Any,
-    tiny_options: dict[str, object],
+    short_run: tuple[dict[str, object], Path, dict[str, int]],
     run_content: RunContent,
     logged: Logged,
     tmp_path: Path,
     operation: str,
 ) -> None:
-    count = nursery.run(tiny_options | {"output_dir": tmp_path / "straight"})["calls"][operation]
-
-    seed = int(time.time())
-    moments = random.Random(seed)
+    options, straight, calls = short_run
+    moments = random.Random(operation)
     killed = tmp_path / "killed"
     deaths = 0
     # A few operations come before the first epoch of every try; those after it are spread over the whole run.
-    for die_at in [1, 2, *(moments.randint(3, count // 2) for _ in range(6))]:
-        end = nursery.run(tiny_options | {"output_dir": killed}, die=(operation, die_at))
+    for die_at in [1, *(moments.randint(3, calls[operation] // 2) for _ in range(4))]:
+        end = nursery.run(options | {"output_dir": killed}, die=(operation, die_at))
         deaths += end["status"] == -signal.SIGKILL
-    assert deaths >= 2, seed
+    assert deaths >= 3
 
-    assert nursery.run(tiny_options | {"output_dir": killed})["status"] == 0, seed
-    assert run_content(killed) == run_content(tmp_path / "straight"), seed
-    assert logged(killed) == logged(tmp_path / "straight"), seed
-    assert not list(killed.rglob("*.partial")), seed
+    nursery.complete(options | {"output_dir": killed})
+    assert run_content(killed) == run_content(straight)
+    assert logged(killed) == logged(straight)
+    assert not list(killed.rglob("*.partial"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("group", [False, True], ids=["process", "group"])
-def test_asked_to_stop_it_ends_cleanly_and_goes_on_later(
-    root: Path,
+@pytest.mark.parametrize(("number", "group"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
+def test_asked_to_stop_it_ends_cleanly_and_resumes_later(
     nursery: Any,
     tiny_options: dict[str, object],
     run_content: RunContent,
     logged: Logged,
-    environment: dict[str, str],
     tmp_path: Path,
     number: signal.Signals,
     group: bool,
 ) -> None:
     options = tiny_options | {"num_epochs": 6, "num_workers": 2}
-    command = [sys.executable, "training/incremental.py", *words(options | {"output_dir": tmp_path / "stopped"})]
-    stopped = subprocess.Popen(
-        command,
-        cwd=root,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    while len(logged(tmp_path / "stopped")) < 8:
-        assert stopped.poll() is None
-        time.sleep(0.002)
+    stopped = tmp_path / "stopped"
+    pid = nursery.start(options | {"output_dir": stopped})
+    wait_for_records(logged, stopped, 8)
     # A terminal and a cluster signal the whole group, the processes that load images included.
-    os.killpg(stopped.pid, number) if group else stopped.send_signal(number)
-    _, errors = stopped.communicate(timeout=30)
-    assert stopped.returncode == 128 + number
-    assert f"stopped by {number.name}" in errors
+    (os.killpg if group else os.kill)(pid, number)
+    end = nursery.end()
+    assert end["status"] == 128 + number
+    assert f"stopped by {number.name}" in end["errors"]
     # In a finalizer Python shows an exception that it cannot let out.
-    assert "Traceback" not in errors or "Exception ignored" in errors
+    assert "Traceback" not in end["errors"] or "Exception ignored" in end["errors"]
 
-    for name in ("stopped", "straight"):
-        assert nursery.run(options | {"output_dir": tmp_path / name})["status"] == 0
-    assert run_content(tmp_path / "stopped") == run_content(tmp_path / "straight")
+    straight = nursery.complete(options | {"output_dir": tmp_path / "straight"})
+    assert run_content(nursery.complete(options | {"output_dir": stopped})) == run_content(straight)

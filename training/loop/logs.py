@@ -57,7 +57,7 @@ class RunLog:
 
         Args:
             record (`dict[str, Any]`): numbers and names, with the `step` they belong to. The tracker gets the numbers,
-                those of a list one by one, from `name/1` on.
+                those of a sequence one by one, from `name/1` on.
 
         Raises:
             InputError: the disk is full, or cannot be written.

@@ -1,34 +1,24 @@
-"""The accidents of the authors' code, each an option, give what the authors' code gives."""
+"""The quirks of the authors' code, each an option, give what the authors' code gives."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from accelerate import Accelerator
-from timm.optim import param_groups_weight_decay
+from torch import Tensor
 
 from modeling_dytox.convert_original_to_hf import original_to_hf_names
-from tests.command_line import words
-from training.arguments import parse_arguments
-from training.data.loading import Batch
-from training.incremental import IncrementalRun
-from training.loop import phase as loop
-from training.loop.epoch import EpochTrainer
-from training.loop.phase import freeze
-from training.methods import LossModule
+from training.arguments import Arguments
+from training.data.scenario import Step
+from training.loop.phase import freeze, make_optimizer
+from training.methods import LossModule, make_method
+from training.methods.dytox import DyTox
 from training.run.model import make_model
 
 
-MakeRun = Callable[..., IncrementalRun]
-AS_PUBLISHED = {
-    "repeated_augmentation": 3,
-    "augmented_herding": True,
-    "shuffle_finetuning": False,
-    "lagging_schedule": True,
-}
+Train = Callable[..., Path]
+Updates = list[tuple[str, list[int], list[bytes]]]
 
 
 @pytest.fixture(scope="module")
@@ -38,69 +28,37 @@ def schedule(root: Path) -> dict[str, np.ndarray]:
         return {name: file[name] for name in file.files}
 
 
-@pytest.fixture
-def make_run(tiny_options: dict[str, object], tmp_path: Path) -> MakeRun:
-    def make(**options: object) -> IncrementalRun:
-        merged = tiny_options | {"output_dir": tmp_path / "run"} | options
-        run = IncrementalRun(parse_arguments(words(merged)), Accelerator())
-        run.folder.open({}, overwrite=True)
-        return run
+@pytest.mark.slow
+def test_the_lagging_schedule_is_theirs_epoch_by_epoch(schedule: dict[str, np.ndarray], train: Train) -> None:
+    # The rate depends on the global batch alone: two batches of 128 here, two processes there.
+    tiny = {"num_classes": 2, "max_train_samples_per_class": 1, "hidden_size": 4, "num_hidden_layers": 1}
+    batches = {"per_device_train_batch_size": 128, "gradient_accumulation_steps": 2}
+    rates = {"learning_rate": 5e-4, "learning_rate_batch_size": 512, "num_epochs": 500}
+    folder = train(**tiny, **batches, **rates, lagging_schedule=True)
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    used = [record["learning_rate"] for record in records if "learning_rate" in record]
+    np.testing.assert_allclose(used, schedule["lr_per_epoch_world2"], rtol=0, atol=1e-12)
 
-    return make
 
-
-@pytest.mark.parametrize(("num_processes", "global_batch_size"), [(1, 128), (2, 256)])
-def test_the_lagging_schedule_is_theirs_epoch_by_epoch(
-    schedule: dict[str, np.ndarray],
-    make_run: MakeRun,
-    monkeypatch: pytest.MonkeyPatch,
-    num_processes: int,
-    global_batch_size: int,
+def test_weight_decay_spares_what_theirs_spares(
+    schedule: dict[str, np.ndarray], make_tiny_arguments: Callable[..., Arguments]
 ) -> None:
-    # The learning rate depends on the global batch alone, not on the processes that share it.
-    run = make_run(
-        per_device_train_batch_size=global_batch_size,
-        num_epochs=500,
-        learning_rate=5e-4,
-        learning_rate_batch_size=512,
-        lagging_schedule=True,
-    )
-    monkeypatch.setattr(EpochTrainer, "train", lambda self, steps, progress: {"classification": 0.0})
-    monkeypatch.setattr(run.checkpoints, "save", lambda state: None)
-    step = run.scenario.steps[0]
-    run.train(make_model(run.arguments, step), step, list(run.method.phases(step)))
-    used = [json.loads(line)["learning_rate"] for line in run.log.path.read_text().splitlines()]
-    np.testing.assert_allclose(used, schedule[f"lr_per_epoch_world{num_processes}"], rtol=0, atol=1e-12)
-
-
-def test_without_the_lag_the_second_epoch_warms_up(make_run: MakeRun) -> None:
-    run = make_run(num_epochs=40, learning_rate=5e-4)
-    step = run.scenario.steps[0]
-    run.train(make_model(run.arguments, step), step, list(run.method.phases(step)))
-    used = [json.loads(line)["learning_rate"] for line in run.log.path.read_text().splitlines()]
-    assert used[:6] == pytest.approx([1e-6 + epoch * (5e-4 - 1e-6) / 5 for epoch in range(5)] + [used[5]])
-    assert max(used) == used[5]
-
-
-def test_weight_decay_spares_what_theirs_spares(schedule: dict[str, np.ndarray], make_run: MakeRun) -> None:
-    run = make_run(num_hidden_layers=3)
-    first, second = run.scenario.steps[:2]
-    model = run.method.grow(make_model(run.arguments, first), second)
-    main = run.method.phases(second)[0]
+    arguments = make_tiny_arguments(num_hidden_layers=3)
+    method = make_method(arguments)
+    first, second = Step(1, ["a"], (0, 1), None), Step(2, ["b"], (1, 2), None)  # type: ignore[arg-type]
+    model = method.grow(make_model(arguments, first), second)
+    main = method.phases(second)[0]
     freeze(model, main.frozen)
-    learner = LossModule(run.method, model, second, main)
+    learner = LossModule(method, model, second, main)
     names = {id(parameter): name.removeprefix("model.") for name, parameter in learner.named_parameters()}
     ours = {
         group["weight_decay"] > 0: {names[id(parameter)] for parameter in group["params"]}
-        for group in param_groups_weight_decay(learner, 1e-6)
+        for group in make_optimizer(learner, 1e-6, 1e-3).param_groups
     }
     original = {name: list(map(str, schedule[f"{name}_names"])) for name in ("decay", "no_decay")}
     # Their frozen token and classifier of the first step are in no group: the converter wants a whole model.
-    frozen = [
-        "task_tokens.0",
-        *(f"head.0.{name}" for name in ("norm.weight", "norm.bias", "head.weight", "head.bias")),
-    ]
-    known = original_to_hf_names([*original["decay"], *original["no_decay"], *frozen])
+    classifier = [f"head.0.{name}" for name in ("norm.weight", "norm.bias", "head.weight", "head.bias")]
+    known = original_to_hf_names([*original["decay"], *original["no_decay"], "task_tokens.0", *classifier])
     divergence = {"norm": "layernorm", "head": "linear"}
     for decayed, kind in ((True, "decay"), (False, "no_decay")):
         theirs = {ours_name for name in original[kind] for ours_name in known[name]}
@@ -111,71 +69,47 @@ def test_weight_decay_spares_what_theirs_spares(schedule: dict[str, np.ndarray],
         assert ours[decayed] == theirs
 
 
+class Recording(DyTox):
+    """Collects the label and the pixels of every image that a loss is taken of, update by update."""
+
+    updates: Updates
+
+    def loss(self, learner: LossModule, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        pixels = [image.numpy().tobytes() for image in pixel_values]
+        Recording.updates.append((learner.phase.name, targets.argmax(1).tolist(), pixels))
+        return super().loss(learner, pixel_values, targets)
+
+
 @pytest.fixture
-def drawn_labels(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[int]]]:
-    """Collects the labels of every update that runs make from now on, with the phase they belong to."""
-    drawn: list[tuple[str, list[int]]] = []
-    original = EpochTrainer.train
+def record(train: Train) -> Callable[..., Updates]:
+    """Trains with these options, without augmentation; gives what [`Recording`] collects."""
+    plain = {"auto_augment": "none", "train_crop": "none", "horizontal_flip": False, "num_epochs": 1}
 
-    def spy(trainer: EpochTrainer, steps: Iterator[list[Batch]], progress: object) -> dict[str, float]:
-        def watched() -> Iterator[list[Batch]]:
-            for batches in steps:
-                labels = torch.cat([batch.labels for batch in batches]).tolist()
-                drawn.append((trainer.learner.phase.name, labels))
-                yield batches
+    def run(**options: object) -> Updates:
+        Recording.updates = []
+        train(method=Recording, **plain, **options)
+        return Recording.updates
 
-        return original(trainer, watched(), progress)
-
-    monkeypatch.setattr(loop.EpochTrainer, "train", spy)
-    return drawn
+    return run
 
 
-def test_finetuning_follows_the_stored_memory(make_run: MakeRun, drawn_labels: list[tuple[str, list[int]]]) -> None:
-    run = make_run(shuffle_finetuning=False, memory_size=24, per_device_train_batch_size=10)
-    first, second = run.scenario.steps[:2]
-    model = run.learn(None, first)
-    drawn_labels.clear()
-    run.learn(model, second)
-    finetuning = [labels for phase, labels in drawn_labels if phase == "finetuning"]
-    # Six exemplars of each of four classes: the last four of the newest class do not fill a batch.
-    assert finetuning == [[0] * 6 + [1] * 4, [1] * 2 + [2] * 6 + [3] * 2]
-
-
-def test_shuffled_finetuning_sees_every_exemplar(make_run: MakeRun, drawn_labels: list[tuple[str, list[int]]]) -> None:
-    run = make_run(memory_size=24, per_device_train_batch_size=10)
-    model = run.learn(None, run.scenario.steps[0])
-    drawn_labels.clear()
-    run.learn(model, run.scenario.steps[1])
-    finetuning = [label for phase, labels in drawn_labels if phase == "finetuning" for label in labels]
-    assert sorted(finetuning) == sorted([0, 1, 2, 3] * 6) and finetuning != sorted(finetuning)
-
-
-def test_repeated_augmentation_shows_a_third_of_the_images(
-    make_run: MakeRun, drawn_labels: list[tuple[str, list[int]]]
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_finetuning_follows_the_stored_memory_or_sees_every_exemplar(
+    record: Callable[..., Updates], shuffle: bool
 ) -> None:
-    run = make_run(repeated_augmentation=3, max_train_samples_per_class=60, num_epochs=1)
-    step = run.scenario.steps[0]
-    seen: list[int] = []
-    augment = run.trainer.transform
-    run.trainer.transform = lambda image: seen.append(hash(image.tobytes())) or augment(image)  # type: ignore[func-returns-value]
-    run.train(make_model(run.arguments, step), step, list(run.method.phases(step)))
+    updates = record(shuffle_finetuning=shuffle, num_classes=4, memory_size=24, per_device_train_batch_size=10)
+    finetuning = [labels for phase, labels, _ in updates if phase == "finetuning"]
+    if shuffle:
+        drawn = [label for labels in finetuning for label in labels]
+        assert sorted(drawn) == sorted([0, 1, 2, 3] * 6) and drawn != sorted(drawn)
+    else:
+        # Six exemplars of each of four classes: the last four of the newest class do not fill a batch.
+        assert finetuning == [[0] * 6 + [1] * 4, [1] * 2 + [2] * 6 + [3] * 2]
+
+
+def test_repeated_augmentation_shows_a_third_of_the_images(record: Callable[..., Updates]) -> None:
+    updates = record(repeated_augmentation=3, max_train_samples_per_class=60, num_classes=2)
+    seen = [image for _, _, pixels in updates for image in pixels]
     counts = np.unique(seen, return_counts=True)[1]
+    # Seven full batches of the 120 draws.
     assert len(seen) == 112 and len(counts) <= -(-112 // 3) and set(counts[counts != 3]) <= {1, 2}
-
-
-def test_augmented_herding_looks_at_other_pixels(make_run: MakeRun) -> None:
-    chosen = {}
-    for augmented in (False, True):
-        run = make_run(augmented_herding=augmented, max_train_samples_per_class=60, memory_size=12, num_epochs=1)
-        run.learn(None, run.scenario.steps[0])
-        assert run.memory is not None and run.memory.examples is not None
-        chosen[augmented] = run.memory.examples.source_indices.tolist()
-        run.folder.close()
-    assert len(chosen[False]) == len(chosen[True]) == 12
-    assert chosen[False] != chosen[True]
-
-
-def test_a_run_with_all_accidents_ends(make_run: MakeRun) -> None:
-    run = make_run(**AS_PUBLISHED, overwrite_output_dir=True)
-    run.run()
-    assert len(run.folder.results_after(3).steps) == 3

@@ -1,140 +1,143 @@
-"""Phases that broke off go on at the epoch, with everything that training changes."""
+"""Phases: their learning rates, what a run resumes with, what it compiles, and what it holds on to."""
 
+import gc
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DynamoBackend
+from torch import Tensor
 from torch._dynamo.utils import counters
 
-from tests.command_line import words
-from training.arguments import parse_arguments
-from training.incremental import IncrementalRun
-from training.loop.checkpointing import TrainingState
-from training.loop.epoch import EpochTrainer
+from modeling_dytox import DyToxForImageClassification
+from training.arguments import Arguments
+from training.data.scenario import Step
+from training.loop.checkpointing import Checkpoints
 from training.loop.processes import make_accelerator
+from training.methods import LossModule
+from training.methods.dytox import DyTox
 
 
-MakeRun = Callable[..., IncrementalRun]
+Train = Callable[..., Path]
 RunContent = Callable[[Path], dict[str, object]]
 
 
+class Stopping(DyTox):
+    """Breaks off at the loss after so many."""
+
+    losses_left = 0
+
+    def loss(self, learner: LossModule, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        if Stopping.losses_left == 0:
+            raise KeyboardInterrupt
+        Stopping.losses_left -= 1
+        return super().loss(learner, pixel_values, targets)
+
+
+def test_the_cosine_warms_up_for_a_quarter_at_most_and_finetuning_is_constant(train: Train) -> None:
+    folder = train(num_classes=4, num_epochs=8, finetuning_epochs=2, learning_rate_batch_size=32)
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    rates = {
+        name: [record["learning_rate"] for record in records if (record["step"], record.get("phase")) == (2, name)]
+        for name in ("main", "finetuning")
+    }
+    # Half the peak, as the batches are half as large as those it is given for.
+    peak, low = 0.5e-3, 1e-5
+    cosine = [low + (peak - low) / 2 * (1 + math.cos(math.pi * epoch / 8)) for epoch in range(2, 8)]
+    assert rates["main"] == pytest.approx([1e-6, (1e-6 + peak) / 2, *cosine])
+    assert rates["finetuning"] == pytest.approx([2.5e-5] * 2)
+
+
+def scaled_accelerator() -> Accelerator:
+    """Scales losses as for float16. The scale grows with every update, and in the end overflows and shrinks."""
+    accelerator = Accelerator()
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100, growth_factor=4.0, growth_interval=1)
+    return accelerator
+
+
+def test_loss_scale_and_time_are_resumed_and_each_phase_starts_with_a_fresh_scale(
+    train: Train, run_content: RunContent
+) -> None:
+    options = {"num_epochs": 3, "finetuning_epochs": 2, "per_device_train_batch_size": 8, "num_classes": 4}
+    straight = train("straight", accelerator=scaled_accelerator(), **options)
+    # Updates an epoch: 3 in step 1, 6 in the main phase of step 2, 3 in its finetuning. It stops in the third epoch of
+    # step 1, the second and third of step 2, and the second of finetuning.
+    scales, seconds = [], []
+    for step, losses in ((1, 7), (2, 10), (2, 10), (2, 10)):
+        Stopping.losses_left = losses
+        with pytest.raises(KeyboardInterrupt):
+            train("stopped", Stopping, scaled_accelerator(), **options)
+        state = next(Checkpoints(straight.with_name("stopped") / "checkpoints").newest_first(step))
+        assert state.loss_scale is not None
+        scales.append((state.position, state.loss_scale["scale"]))
+        seconds.append(state.train_seconds)
+    assert [position for position, _ in scales] == [(1, 0, 2), (2, 0, 1), (2, 0, 2), (2, 1, 1)]
+    # Three and six updates of growth from the start of each phase.
+    assert [math.log2(scale) for _, scale in scales[:2]] == [112, 112] and math.log2(scales[3][1]) == 106
+    stopped = train("stopped", accelerator=scaled_accelerator(), **options)
+    assert run_content(stopped) == run_content(straight)
+    steps = json.loads((stopped / "results.json").read_text())["steps"]
+    assert 0 < seconds[0] < steps[0]["train_seconds"]
+    assert 0 < seconds[1] < seconds[2] < seconds[3] < steps[1]["train_seconds"]
+
+
+class Holding(DyTox):
+    """Counts the models, learners and optimizers that exist after each step."""
+
+    held: list[tuple[int, ...]]
+
+    def after_step(self, model: DyToxForImageClassification, step: Step) -> None:
+        gc.collect()
+        types = [type(item) for item in gc.get_objects()]
+        kinds = (DyToxForImageClassification, LossModule, torch.optim.Optimizer)
+        Holding.held.append(tuple(sum(issubclass(found, kind) for found in types) for kind in kinds))
+
+
+def test_a_run_holds_on_to_no_earlier_model_learner_or_optimizer_even_when_resumed(train: Train) -> None:
+    # In the second epoch of step 2.
+    Stopping.losses_left = 4 + 4
+    with pytest.raises(KeyboardInterrupt):
+        train(method=Stopping)
+    Holding.held = []
+    train(method=Holding)
+    # The model and its teacher.
+    assert Holding.held == [(2, 0, 0), (2, 0, 0)]
+
+
 @pytest.fixture
-def make_run(tiny_options: dict[str, object], tmp_path: Path) -> Iterator[MakeRun]:
-    """A run in a folder of this name, with an accelerator that scales losses as in float16 if `scaled`."""
-
-    def make(name: str, scaled: bool = False, **options: object) -> IncrementalRun:
-        merged = tiny_options | {"output_dir": tmp_path / name} | options
-        arguments = parse_arguments(words(merged))
-        # The precision is that of the whole process, until this is forgotten.
-        AcceleratorState._reset_state()
-        accelerator = make_accelerator(arguments)
-        assert accelerator.mixed_precision == (arguments.optimization.mixed_precision or "no")
-        if scaled:
-            # It grows with every update, and in the end overflows and shrinks.
-            accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100, growth_factor=4.0, growth_interval=1)
-        return IncrementalRun(arguments, accelerator)
-
-    yield make
+def fresh_state() -> Iterator[None]:
+    """Lets accelerators be made that differ from earlier ones, which otherwise all share their settings."""
+    AcceleratorState._reset_state()
+    yield
     AcceleratorState._reset_state()
 
 
-def break_off_after(run: IncrementalRun, saves: int, monkeypatch: pytest.MonkeyPatch) -> list[TrainingState]:
-    """Ends the run right after so many states were saved; gives those states."""
-    states: list[TrainingState] = []
-    save = run.checkpoints.save
-
-    def counted(state: TrainingState) -> None:
-        save(state)
-        states.append(state)
-        if len(states) == saves:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(run.checkpoints, "save", counted)
-    with pytest.raises(KeyboardInterrupt):
-        run.run()
-    return states
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"scaled": True}, {"mixed_precision": "bf16"}, {"gradient_accumulation_steps": 2}, {"sam_rho": 0.5}],
-    ids=str,
-)
-def test_a_run_goes_on_in_any_precision(
-    make_run: MakeRun,
-    run_content: RunContent,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    options: dict[str, object],
-) -> None:
-    # One phase of four epochs a step, or two with two.
-    options = options | {"num_epochs": 3, "per_device_train_batch_size": 8}
-    make_run("straight", **options).run()
-    # Within a phase, at its end, and within the phase after the memory update.
-    for saves in (2, 1, 2, 2):
-        break_off_after(make_run("broken", **options), saves, monkeypatch)
-    make_run("broken", **options).run()
-    assert run_content(tmp_path / "broken") == run_content(tmp_path / "straight")
-
-
-def test_a_state_holds_the_loss_scale_and_a_phase_starts_with_a_fresh_one(
-    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = make_run("run", scaled=True, num_epochs=2)
-    states = break_off_after(run, 4, monkeypatch)
-    scales = [state.loss_scale["scale"] for state in states if state.loss_scale]
-    # Two updates an epoch in the first step: 4 ** 2 and 4 ** 4 times the initial scale, then from the start.
-    assert len(scales) == 4
-    assert scales[0] < scales[1] and scales[2] <= scales[0] * 4**2
-    again = make_run("run", scaled=True, num_epochs=2)
-    (newest, *_) = again.checkpoints.newest_first(2)
-    assert newest.loss_scale == states[-1].loss_scale
-
-
-def test_the_time_a_step_takes_adds_up_over_restarts(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run("run", num_epochs=3)
-    states = break_off_after(run, 2, monkeypatch)
-    again = make_run("run", num_epochs=3)
-    again.run()
-    first = json.loads((again.folder.path / "results.json").read_text())["steps"][0]
-    assert first["train_seconds"] > states[-1].train_seconds > states[0].train_seconds > 0
-
-
+@pytest.mark.usefixtures("fresh_state")
 def test_each_phase_compiles_its_model_and_no_later_epoch_does(
-    make_run: MakeRun, run_content: RunContent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, run_content: RunContent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_run("plain", num_epochs=3).run()
+    plain = train("plain", num_epochs=3)
+    AcceleratorState._reset_state()
     # Traced as always, but run as it stands: quick to compile, and the same to the last bit.
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "eager")
-    # A grown model is one more version of the same code; what does not forget the earlier ones would give up.
+    # A grown model is one more version of the same code; a run that does not forget the earlier ones would fail.
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 3)
-    compiled: dict[tuple[int, str], list[int]] = {}
-    train = EpochTrainer.train
-
-    def watched(self: EpochTrainer, *arguments: Any) -> dict[str, float]:
-        before = counters["stats"]["unique_graphs"]
-        losses = train(self, *arguments)
-        learner = self.accelerator.unwrap_model(self.learner, keep_torch_compile=False)
-        epochs = compiled.setdefault((learner.step.number, learner.phase.name), [])
-        epochs.append(counters["stats"]["unique_graphs"] - before)
-        return losses
-
-    monkeypatch.setattr(EpochTrainer, "train", watched)
-    run = make_run("compiled", num_epochs=3)
-    run.run()
-    assert set(compiled) == {
-        (step.number, phase.name) for step in run.scenario.steps for phase in run.method.phases(step)
-    }
-    # Once more at most: batches of an epoch differ by one image.
-    assert all(1 <= first <= 2 and set(later) <= {0} for first, *later in compiled.values()), compiled
-    assert run_content(tmp_path / "compiled") == run_content(tmp_path / "plain")
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    before = counters["stats"]["unique_graphs"]
+    compiled = train("compiled", num_epochs=3)
+    # In each of the five phases once, and once more at most: batches of an epoch differ by one image.
+    assert 5 <= counters["stats"]["unique_graphs"] - before <= 10
+    assert run_content(compiled) == run_content(plain)
 
 
+@pytest.mark.usefixtures("fresh_state")
 @pytest.mark.parametrize(("asked", "backend"), [(True, DynamoBackend.INDUCTOR), (False, DynamoBackend.NO)])
-def test_torch_compile_is_asked_for(make_run: MakeRun, asked: bool, backend: DynamoBackend) -> None:
-    assert make_run("run", torch_compile=asked).accelerator.state.dynamo_plugin.backend == backend
+def test_torch_compile_is_asked_for(
+    make_arguments: Callable[..., Arguments], asked: bool, backend: DynamoBackend
+) -> None:
+    assert make_accelerator(make_arguments(torch_compile=asked)).state.dynamo_plugin.backend == backend
