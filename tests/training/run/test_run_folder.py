@@ -19,6 +19,7 @@ from modeling_dytox.image_processing import make_image_processor
 from training.arguments import REMOVED, Arguments, RemovedOption, parse_arguments
 from training.run.model_source import ModelSource
 from training.run.recipe import recipe_of, without_local_paths
+from training.run.results import with_metrics
 from training.run.run_folder import RunFolder
 
 
@@ -37,10 +38,23 @@ class Killed(BaseException):
 
 def results_after(step: int) -> RunResults:
     steps = tuple(
-        StepResults(number, (f"class{number}",), number, 0.5, 1.0, (0.5,) * number, 0.1, 10, 4, 1.0)
+        StepResults(
+            step=number,
+            classes=(f"class{number}",),
+            num_seen_classes=number,
+            accuracy=0.5,
+            top5_accuracy=1.0,
+            accuracy_per_step=(0.5,) * number,
+            expected_calibration_error=0.1,
+            num_parameters=10,
+            memory_size=4,
+            train_seconds=1.0,
+        )
         for number in range(1, step + 1)
     )
-    return RunResults("digits", 4, ("class1", "class2", "class3", "class4"), 0, "dytox", steps)
+    order = ("class1", "class2", "class3", "class4")
+    results = RunResults(dataset="digits", num_steps=4, class_order=order, seed=0, method="dytox", steps=steps)
+    return with_metrics(results)
 
 
 def content_of(folder: RunFolder) -> dict[Path, bytes]:
