@@ -1,10 +1,10 @@
 """
-Where the time of a training run goes: forward and backward passes, and everything around them.
+Measures where the time of a training run goes: forward and backward passes, and everything around them.
 
     python benchmarks/overhead.py --config training/recipes/cifar100_tiny_10steps.yaml --output_dir outputs/tiny
 
-Takes the options of `training/incremental.py`, runs it, and prints one JSON object last. `benchmarks/README.md` says
-how to read it. One process; give an `--output_dir` of its own, as a run that resumes has less to do.
+Takes the options of `training/incremental.py`, runs it in one process, and prints one JSON object last, explained in
+`benchmarks/README.md`. Give a new `--output_dir`: a run that resumes has less to do.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Any
 
 
 if not __package__:
-    # Launched as a file: Python puts this folder first on the path, where the other rooms are not.
+    # Launched as a file: Python puts this folder on the path, but not the root of the project.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from training import incremental
@@ -29,8 +29,8 @@ from training.loop.evaluation import Evaluator
 from training.loop.malloc import keep_freed_memory
 
 
-# What is timed: the part it belongs to, and the method that does it. No timed method calls another of these, except
-# that epochs hold the optimizer steps.
+# Timed methods, each with the part of the report that it counts for. No timed method calls another, except that epochs
+# contain the updates.
 TIMED: tuple[tuple[str, type, str], ...] = (
     ("epochs", EpochTrainer, "train"),
     ("forward_backward", EpochTrainer, "_optimizer_step"),
@@ -43,13 +43,13 @@ TIMED: tuple[tuple[str, type, str], ...] = (
 
 
 class Parts:
-    """Seconds spent in each part of a run."""
+    """Seconds of each part of a run."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
     def timed(self, part: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        """`method`, whose time counts for `part`."""
+        """Wraps `method`, so that its time counts for `part`."""
 
         @wraps(method)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -62,7 +62,7 @@ class Parts:
         return call
 
     def report(self, wall: float) -> dict[str, Any]:
-        """The parts in seconds, and the share of the run that is not forward and backward passes."""
+        """Reports the parts in seconds, and the share of the run outside forward and backward passes."""
         seconds = dict(self.seconds)
         work = seconds.pop("forward_backward", 0.0)
         loading = seconds.pop("epochs", 0.0) - work
@@ -77,7 +77,7 @@ class Parts:
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
-    """Runs the training under the watch and gives its exit status."""
+    """Runs and times the training, and returns its exit status."""
     arguments = list(sys.argv[1:] if command_line is None else command_line)
     parts = Parts()
     originals = [(owner, name, getattr(owner, name)) for _, owner, name in TIMED]

@@ -1,4 +1,4 @@
-"""What a step of each mode does: the code that training and evaluation run, on synthetic images."""
+"""The work of each mode: the code of training and evaluation, on synthetic images."""
 
 import io
 from collections.abc import Callable
@@ -36,14 +36,15 @@ BATCHES_OF_A_PASS = 20
 @dataclass(frozen=True)
 class Workload:
     """
-    What a mode repeats.
+    The work that a mode repeats.
 
     Args:
-        call: does the work.
-        device (`torch.device`): where.
-        model (`DyToxForImageClassification`, *optional*): what computes, where something does.
-        batches (`int`): batches that a call goes through.
-        forwards, backwards (`int`): how often a batch passes a model of the full size forwards and backwards.
+        call (`Callable`): does the work.
+        device (`torch.device`): device of the model.
+        model (`DyToxForImageClassification`, *optional*): the model, in modes that have one.
+        batches (`int`, *optional*, defaults to 1): number of batches of a call.
+        forwards (`int`, *optional*, defaults to 1): number of forward passes of a batch.
+        backwards (`int`, *optional*, defaults to 0): number of backward passes of a batch.
     """
 
     call: Callable[[], object]
@@ -55,7 +56,7 @@ class Workload:
 
 
 def make_workload(options: Options) -> Workload:
-    """The workload of the mode; the same seed makes the same weights and images."""
+    """Makes the workload of the mode; the same seed gives the same weights and images."""
     if options.run.mode == "data":
         return make_loading(options)
     if options.run.mode in ("eval", "herding"):
@@ -71,7 +72,7 @@ def make_workload(options: Options) -> Workload:
 
 
 def make_inference(options: Options) -> Workload:
-    """Mode `eval`: logits in inference mode. Mode `herding`: the embedding as the loop asks for it, on the CPU."""
+    """Modes `eval`, logits in inference mode, and `herding`, embeddings on the CPU as the loop computes them."""
     run = options.run
     seed_everything(run.seed, "throughput")
     device = torch.device(run.device)
@@ -95,7 +96,7 @@ def make_inference(options: Options) -> Workload:
 
 
 def _implementation(options: Options, model: DyToxForImageClassification) -> DyToxForImageClassification:
-    """What is called in place of the model."""
+    """The module that is called in place of the model."""
     if options.run.implementation == "ours":
         return model
     return cast(DyToxForImageClassification, TPassDyTox(model).to(model.device))
@@ -103,13 +104,13 @@ def _implementation(options: Options, model: DyToxForImageClassification) -> DyT
 
 class Training:
     """
-    The main phase of the last step, as the training loop sets it up, on one batch again and again.
+    The main phase of the last step as the training loop sets it up, on the same batch at every update.
 
     Args:
-        options (`Options`): modes `train` and `train_teacher`.
+        options (`Options`): options of the modes `train` and `train_teacher`.
 
     Raises:
-        InputError: `--implementation t_pass` without the folder `tests/`.
+        `InputError`: if `--implementation t_pass` does not find the folder `tests/`.
     """
 
     def __init__(self, options: Options) -> None:
@@ -123,7 +124,7 @@ class Training:
         seed_everything(run.seed, "throughput")
         step = make_step(options, run.num_steps)
         self.model, self.learner = make_learner(options, step, device)
-        # At the peak of its schedule.
+        # The learning rate at the peak of its schedule.
         peak = self.learner.phase.learning_rate
         optimizer = make_optimizer(self.learner, arguments.optimization.weight_decay, peak)
         prepared, optimizer = self.accelerator.prepare(self.learner, optimizer)
@@ -134,12 +135,12 @@ class Training:
         self.progress = tqdm(disable=True)
 
     def step(self) -> None:
-        """One optimizer step: an epoch of a single batch."""
+        """Makes one update: an epoch of a single batch."""
         self.trainer.train(iter([[self.batch]]), self.progress)
 
 
 def make_learner(options: Options, step: Step, device: torch.device) -> tuple[DyToxForImageClassification, Learner]:
-    """The model, grown by the last step, and what trains it in the main phase: the method with its teacher."""
+    """Makes the model, grown by the last step, and the learner of its main phase, with the teacher of the method."""
     method = cast(DyTox, make_method(options.training))
     model = make_grown_model(options, max(step.number - 1, 1), device)
     if step.number > 1:
@@ -156,7 +157,7 @@ def make_learner(options: Options, step: Step, device: torch.device) -> tuple[Dy
 def make_grown_model(
     options: Options, num_steps: int, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> DyToxForImageClassification:
-    """A model that knows `num_steps` steps, with weights as they are drawn."""
+    """Makes an untrained model of `num_steps` steps."""
     model = make_model(options.training, make_step(options, 1))
     for number in range(2, num_steps + 1):
         model.add_task(make_step(options, number).class_names)
@@ -165,14 +166,14 @@ def make_grown_model(
 
 
 def make_step(options: Options, number: int) -> Step:
-    """A step of the run; its images are not asked for."""
+    """Makes a step of the run, without images."""
     stop = number * options.run.classes_per_step
     start = stop - options.run.classes_per_step
     return Step(number, [f"class {label}" for label in range(start, stop)], (start, stop), make_examples(options, 0))
 
 
 def make_batch(options: Options) -> Batch:
-    """Random pixels with labels of all classes."""
+    """Makes random pixels with labels of all classes."""
     run, size = options.run, options.model.image_size
     generator = torch.Generator().manual_seed(derive_seed(run.seed, "images"))
     images = torch.randint(256, (run.batch_size, 3, size, size), dtype=torch.uint8, generator=generator)
@@ -183,7 +184,7 @@ def make_batch(options: Options) -> Batch:
 
 
 def make_loading(options: Options) -> Workload:
-    """Mode `data`: passes over images in PNG through the loader of training."""
+    """Mode `data`: passes over PNG images through the loader of training."""
     run, optimization = options.run, options.training.optimization
     examples = make_examples(options, BATCHES_OF_A_PASS * run.batch_size)
     loader = TrainingLoader(
@@ -202,7 +203,7 @@ def make_loading(options: Options) -> Workload:
 
 
 def make_examples(options: Options, number: int) -> Examples:
-    """Images of smooth random colours, which compress as photographs do, with labels of all classes."""
+    """Makes images of smooth random colours, which compress like photographs, with labels of all classes."""
     random = np.random.default_rng(derive_seed(options.run.seed, "images"))
     rows = [{"bytes": _png(random, options.model.image_size), "path": None} for _ in range(number)]
     return Examples(
