@@ -19,6 +19,7 @@ from modeling_dytox.image_processing import make_image_processor
 from training.arguments import REMOVED, Arguments, RemovedOption, parse_arguments
 from training.run.model_source import ModelSource
 from training.run.recipe import recipe_of, without_local_paths
+from training.run.results import with_metrics
 from training.run.run_folder import RunFolder
 
 
@@ -36,11 +37,14 @@ class Killed(BaseException):
 
 
 def results_after(step: int) -> RunResults:
-    steps = tuple(
-        StepResults(number, (f"class{number}",), number, 0.5, 1.0, (0.5,) * number, 0.1, 10, 4, 1.0)
-        for number in range(1, step + 1)
-    )
-    return RunResults("digits", 4, ("class1", "class2", "class3", "class4"), 0, "dytox", steps)
+    measured = {"accuracy": 0.5, "top5_accuracy": 1.0, "expected_calibration_error": 0.1, "num_parameters": 10}
+    steps = [
+        StepResults(step=n, classes=(f"class{n}",), num_seen_classes=n, accuracy_per_step=(0.5,) * n, **measured)
+        for n in range(1, step + 1)
+    ]
+    names = tuple(f"class{n}" for n in range(1, 5))
+    run = RunResults(dataset="digits", num_steps=4, class_order=names, seed=0, method="dytox", steps=tuple(steps))
+    return with_metrics(run)
 
 
 def content_of(folder: RunFolder) -> dict[Path, bytes]:
