@@ -8,7 +8,7 @@ from training.run.results import add_step, table
 
 def results_of(*rows: list[float | None], **more: Any) -> RunResults:
     """A run of one class a step with these rows of accuracies; `more` fields are those of its last step."""
-    results = RunResults("digits", 3, ("a", "b", "c"), 0, "dytox")
+    results = RunResults(dataset="digits", num_steps=3, class_order=("a", "b", "c"), seed=0, method="dytox")
     for number, row in enumerate(rows, start=1):
         measured = None in row
         step = StepResults(
