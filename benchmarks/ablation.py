@@ -1,9 +1,9 @@
 """
-The ablation of the paper on any recipe: from a transformer that replays to DyTox, one component a row.
+Runs the ablation of the paper on any recipe: from a transformer with replay to DyTox, one component per row.
 
     python benchmarks/ablation.py --config training/recipes/cifar100_tiny_10steps.yaml --output_dir outputs/ablation
 
-Each row is a run of `training/incremental.py` in a folder of its own. The same command again goes on where it stopped.
+Each row is a run of `training/incremental.py` in its own folder. The same command again resumes where it stopped.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 
 if not __package__:
-    # Launched as a file: Python puts this folder first on the path, where the other rooms are not.
+    # Launched as a file: Python puts this folder on the path, but not the root of the project.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from hub.run.atomic import write_aside
@@ -31,7 +31,7 @@ RESULTS_FILE = "ablation.json"
 
 
 class Component(NamedTuple):
-    """A component of DyTox, and the value of the option that switches it off."""
+    """A component of DyTox, its option and the value that switches it off."""
 
     name: str
     option: str
@@ -54,9 +54,9 @@ class Row:
     One row of the ablation.
 
     Args:
-        name (`str`): what it adds to the row before.
+        name (`str`): component that it adds to the row before.
         folder (`str`): name of its output folder.
-        switches (`tuple[str, ...]`): options of the command line that switch off what comes in later rows.
+        switches (`tuple[str, ...]`): options of the command line that switch off the components of later rows.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Measured:
-    """A row with the results of its run: fractions in 0..1, and the parameters of the model of the last step."""
+    """A row with the results of its run: fractions in 0..1, and the number of parameters after the last step."""
 
     row: str
     switches: tuple[str, ...]
@@ -77,7 +77,7 @@ class Measured:
 
 
 def ablation_rows() -> list[Row]:
-    """The rows from the baseline, without any of `COMPONENTS`, to DyTox, with all of them."""
+    """Makes the rows from the baseline, without any of `COMPONENTS`, to DyTox, with all of them."""
     names = ["baseline", *(f"+ {component.name}" for component in COMPONENTS)]
     names[-1] += " (DyTox)"
     rows = []
@@ -90,15 +90,18 @@ def ablation_rows() -> list[Row]:
 
 def run_ablation(options: Sequence[str], output_dir: Path, launcher: Sequence[str]) -> list[Measured]:
     """
-    Runs all rows, and renews `ablation.json` after each.
+    Runs all rows and writes `ablation.json` after each.
 
     Args:
         options (`Sequence[str]`): options of `training/incremental.py` that all rows share.
-        output_dir (`Path`): holds a folder a row, and `ablation.json`.
+        output_dir (`Path`): folder of `ablation.json` and of one folder per row.
         launcher (`Sequence[str]`): words that start the script.
 
+    Returns:
+        `list[Measured]`: the results of all rows.
+
     Raises:
-        InputError: the options or the folder cannot be used, or a run failed.
+        `InputError`: if the options or the folder cannot be used, or a run fails.
     """
     check_options(options)
     try:
@@ -114,8 +117,8 @@ def run_ablation(options: Sequence[str], output_dir: Path, launcher: Sequence[st
         command = [*launcher, str(SCRIPT), *options, *row.switches, "--output_dir", str(folder)]
         if status := launch(command):
             raise InputError(
-                f"The row {row.name!r} ended with status {status}, its reason stands above: put it right; the same "
-                "command then goes on from there."
+                f"The row {row.name!r} ended with status {status}, see the reason above: fix it and run the same "
+                "command again to resume."
             )
         measured.append(read_results(row, folder))
         content = {"options": list(options), "rows": [asdict(each) for each in measured]}
@@ -124,16 +127,19 @@ def run_ablation(options: Sequence[str], output_dir: Path, launcher: Sequence[st
 
 
 def launch(command: Sequence[str]) -> int:
-    """Runs a command and gives its exit status; it prints to stderr, so that stdout holds the table alone."""
+    """Runs a command and returns its exit status; it prints to stderr, so that stdout holds only the table."""
     return subprocess.run(command, stdout=sys.stderr, check=False).returncode
 
 
 def check_options(options: Sequence[str]) -> None:
     """
-    Checks what all rows share before the first one starts.
+    Checks the options that all rows share before the first row starts.
+
+    Args:
+        options (`Sequence[str]`): options of `training/incremental.py`.
 
     Raises:
-        InputError: an option is wrong, or makes rows that are not those of the ablation.
+        `InputError`: if an option is wrong, or does not fit the rows of the ablation.
     """
     arguments = parse_arguments(options)
     if arguments.method.method != "dytox":
@@ -150,7 +156,7 @@ def check_options(options: Sequence[str]) -> None:
 
 
 def read_results(row: Row, folder: Path) -> Measured:
-    """What the run of a row measured."""
+    """Reads the results of the run of a row."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return Measured(
         row.name,
@@ -163,7 +169,7 @@ def read_results(row: Row, folder: Path) -> Measured:
 
 
 def markdown_table(measured: Sequence[Measured]) -> str:
-    """The rows as a table in Markdown, accuracies in percent."""
+    """Formats the rows as a table in Markdown, with accuracies in percent."""
     lines = ["| row | switches | Avg | Last | forgetting | parameters |", "|---|---|--:|--:|--:|--:|"]
     for each in measured:
         switches = f"`{' '.join(each.switches)}`" if each.switches else "none"
@@ -174,7 +180,7 @@ def markdown_table(measured: Sequence[Measured]) -> str:
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
-    """Runs the script and gives its exit status; bad input ends it with one line and status 2."""
+    """Runs the script and returns its exit status. Bad input ends it with one line and status 2."""
     parser = argparse.ArgumentParser(
         description="Runs the ablation of the paper and prints its table.",
         epilog="All other options are those of training/incremental.py, and hold for every row.",
@@ -193,7 +199,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("stopped: the same command goes on from there.\n")
+        sys.stderr.write("stopped: run the same command again to resume.\n")
         return 130
     sys.stdout.write(markdown_table(measured) + "\n")
     return 0

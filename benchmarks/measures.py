@@ -1,4 +1,4 @@
-"""What the benchmark measures: seconds, bytes, floating-point operations and the speed of matrix multiplication."""
+"""Measures seconds, bytes, floating-point operations and the speed of matrix multiplication."""
 
 import resource
 import sys
@@ -21,7 +21,7 @@ STATUS = Path("/proc/self/status")
 
 
 def seconds_of(call: Callable[[], object], repeats: int, warmup: int, device: torch.device) -> list[float]:
-    """Seconds of each of `repeats` calls, after `warmup` calls that are not timed."""
+    """Measures the seconds of each of `repeats` calls, after `warmup` calls that are not timed."""
     for _ in range(warmup):
         call()
     seconds = []
@@ -45,12 +45,12 @@ def resident_bytes() -> int:
 
 
 def peak_resident_bytes() -> int:
-    """The most memory that this process held so far, in bytes."""
+    """Peak of the memory that this process has held so far, in bytes."""
     return _status_bytes("VmHWM")
 
 
 def _status_bytes(name: str) -> int:
-    # The counter of the resource module would include what the process that started this one held.
+    # The peak that the resource module reports may be that of the parent process.
     if STATUS.exists():
         lines = dict(line.split(":", 1) for line in STATUS.read_text(encoding="utf-8").splitlines())
         return 1024 * int(lines[name].split()[0])
@@ -61,18 +61,18 @@ Shape = Sequence[int]
 
 
 def _attention_flops(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
-    """Two matrix multiplications, `(B, H, Q, d)` by `(B, H, K, d)`: scores, and their mean of the values."""
+    """Two matrix multiplications of `(B, H, Q, d)` and `(B, H, K, d)`: the scores and the mean of the values."""
     batch_size, heads, num_queries, width = query
     return 2 * batch_size * heads * num_queries * key[-2] * (width + value[-1])
 
 
 def _attention_backward_flops(gradient: Shape, query: Shape, key: Shape, value: Shape, *args: Any, **kw: Any) -> int:
-    """Two for each of the forward pass; what a kernel computes again to save memory is its own affair."""
+    """Two for each of the forward pass. What a kernel recomputes to save memory does not count."""
     return 2 * _attention_flops(query, key, value)
 
 
 _ATEN = torch.ops.aten
-# The counter leaves out attention on CPU, and counts what a kernel recomputes on GPUs.
+# The counter of torch omits attention on the CPU and counts what kernels recompute on GPUs.
 ATTENTION_FLOPS = {
     _ATEN._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
@@ -83,16 +83,16 @@ ATTENTION_FLOPS = {
 
 
 def count_flops(call: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix multiplications in a call; a multiplication and an addition are two."""
+    """Counts floating-point operations of the matrix multiplications in a call; multiply and add are two."""
     counter = FlopCounterMode(display=False, custom_mapping=dict(ATTENTION_FLOPS))
-    # Compiled code would hide them.
+    # The counter does not see into compiled code.
     with torch.compiler.set_stance("force_eager"), counter:
         call()
     return counter.get_total_flops()
 
 
 class Linear(NamedTuple):
-    """The shape of a linear layer at work: `(rows, inputs)` times `(inputs, outputs)`."""
+    """Shape of the product of a linear layer: `(rows, inputs)` times `(inputs, outputs)`."""
 
     rows: int
     inputs: int
@@ -106,8 +106,15 @@ class Linear(NamedTuple):
 
 def linear_layers(config: DyToxConfig, batch_size: int) -> Counter[Linear]:
     """
-    The linear layers that a batch passes in projections and MLPs, with how often each shape occurs. The queries, keys
-    and values of the task tokens are left out: in the first block they do not depend on the images.
+    Counts the linear layers of projections and MLPs that a batch passes, by shape. The queries, keys and values of the
+    task tokens are left out: in the first block they do not depend on the images.
+
+    Args:
+        config (`DyToxConfig`): configuration of the model.
+        batch_size (`int`): number of images.
+
+    Returns:
+        `Counter[Linear]`: how often each shape occurs.
     """
     (height, width), (patch_height, patch_width) = config.image_height_width, config.patch_height_width
     patches = batch_size * (height // patch_height) * (width // patch_width)
@@ -134,13 +141,17 @@ def gemm_flops_per_second(
     dtype: torch.dtype,
 ) -> float:
     """
-    Floating-point operations a second of these layers, with nothing between them.
+    Measures the floating-point operations per second of these layers alone.
 
     Args:
         layers (`Mapping[Linear, int]`): shapes, and how often each occurs.
-        forwards, backwards (`int`): how often a step passes them forwards and backwards.
-        seconds: measures how long a call takes.
-        device (`torch.device`), dtype (`torch.dtype`): of the matrices.
+        forwards, backwards (`int`): number of forward and backward passes in a measured step.
+        seconds (`Callable`): measures the seconds of a call.
+        device (`torch.device`): device of the matrices.
+        dtype (`torch.dtype`): type of the matrices.
+
+    Returns:
+        `float`: floating-point operations per second.
     """
     total_flops = total_seconds = 0.0
     for layer, count in layers.items():
@@ -153,7 +164,7 @@ def gemm_flops_per_second(
 
 
 def _products(layer: Linear, device: torch.device, dtype: torch.dtype) -> list[Callable[[], Tensor]]:
-    """The product of the forward pass, then those that give the gradients of the inputs and of the weights."""
+    """Makes the product of the forward pass, then those of the gradients of the inputs and of the weights."""
 
     def draw(rows: int, columns: int) -> Tensor:
         return torch.randn(rows, columns, device=device, dtype=dtype)

@@ -26,7 +26,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass
 class ThroughputArguments:
-    """What is measured, and how."""
+    """What the benchmark measures, and how."""
 
     mode: Literal["eval", "train", "train_teacher", "herding", "data"] = field(
         metadata={
@@ -46,13 +46,13 @@ class ThroughputArguments:
     )
     compile: bool = option("Compile with torch.compile; the first warm-up step then takes long.", False)
     implementation: Literal["ours", "t_pass"] = option(
-        "'ours', the model with one pass for all task tokens; 't_pass', Algorithm 1 to the letter in plain tensor "
-        "operations: one pass of the decoder a task token, on the same weights. It knows no drop path.",
+        "'ours', the model with one pass for all task tokens; 't_pass', Algorithm 1 of the paper in plain tensor "
+        "operations: one pass of the decoder per task token, on the same weights and without drop path.",
         "ours",
     )
     keep_freed_memory: bool = option(
         "Let the process keep the memory that it frees, as training and evaluation do (Linux with glibc). With "
-        "--compare only the model does: to the T passes it would be a help that the algorithm never had.",
+        "--compare only the model does: the reference code runs without it.",
         True,
     )
     repeats: int = option("Steps that are timed; in mode 'data' passes over 20 batches.", 20)
@@ -64,16 +64,16 @@ class ThroughputArguments:
         "their ratios.",
         False,
     )
-    rounds: int = option("With --compare: how often each implementation is measured.", 3)
+    rounds: int = option("With --compare: number of measurements of each implementation.", 3)
 
 
 @dataclass(frozen=True)
 class Options:
     """
-    All options.
+    All options of the benchmark.
 
     Args:
-        run (`ThroughputArguments`): what is measured, and how.
+        run (`ThroughputArguments`): what the benchmark measures, and how.
         model (`ModelArguments`): sizes of the model.
     """
 
@@ -82,7 +82,7 @@ class Options:
 
     @property
     def training(self) -> Arguments:
-        """The options of a training run that does what is measured."""
+        """Options of a training run that does the same work."""
         return Arguments(
             DataArguments(dataset_name="digits", classes_per_step=self.run.classes_per_step),
             ContinuationArguments(),
@@ -98,12 +98,12 @@ class Options:
         )
 
     def with_implementation(self, name: Literal["ours", "t_pass"]) -> "Options":
-        """The options that measure one implementation, as it is run, and nothing to compare with."""
+        """Options that measure one implementation alone."""
         keep = self.run.keep_freed_memory and name == "ours"
         return replace(self, run=replace(self.run, implementation=name, compare=False, keep_freed_memory=keep))
 
     def command_line(self) -> list[str]:
-        """The options as arguments of the command line."""
+        """The options as words of a command line."""
         values = {each.name: getattr(group, each.name) for group in (self.run, self.model) for each in fields(group)}
         return [f"--{name}={value}" for name, value in values.items() if value is not None]
 
@@ -112,8 +112,14 @@ def parse_options(command_line: Sequence[str] | None = None) -> Options:
     """
     Reads the options from the command line.
 
+    Args:
+        command_line (`Sequence[str]`, *optional*): words of the command line, by default those of the process.
+
+    Returns:
+        `Options`: the options.
+
     Raises:
-        InputError: an option is unknown, has a bad value, or contradicts another.
+        `InputError`: if an option is unknown, has a bad value, or contradicts another.
     """
     groups: list[Any] = [ThroughputArguments, ModelArguments]
     parser = OptionParser(
@@ -127,7 +133,7 @@ def parse_options(command_line: Sequence[str] | None = None) -> Options:
     if unknown:
         raise InputError(f"Unknown option {unknown[0]}: see --help for all options.")
     if run.compare or run.implementation == "t_pass":
-        # What is compared does the same work.
+        # The T passes have no drop path, and both implementations must do the same work.
         model.drop_path_rate = 0.0
     options = Options(run, model)
     _check(options)

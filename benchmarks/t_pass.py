@@ -1,6 +1,6 @@
 """
-The yardstick: Algorithm 1 of the paper to the letter, one pass of the decoder a task token. It is the oracle that the
-tests judge the model by, on the weights of a model.
+The implementation to compare with: Algorithm 1 of the paper, one pass of the decoder per task token. It runs the
+oracle of the tests on the weights of a model.
 """
 
 import importlib.util
@@ -19,15 +19,13 @@ ORACLE = Path(__file__).resolve().parents[1] / "tests" / "modeling_dytox" / "ora
 
 class TPassDyTox(nn.Module):
     """
-    A model with the same weights and the same results as `model`, which runs Algorithm 1 in plain tensor operations.
-
-    It has no drop path.
+    Runs Algorithm 1 in plain tensor operations, with the weights and the results of `model` but without drop path.
 
     Args:
-        model (`DyToxForImageClassification`): owns the weights.
+        model (`DyToxForImageClassification`): the model that owns the weights.
 
     Raises:
-        InputError: the folder `tests/` is missing.
+        `InputError`: if the folder `tests/` is missing.
     """
 
     offsets: Tensor
@@ -37,16 +35,16 @@ class TPassDyTox(nn.Module):
         self.model = model
         self.oracle = load_oracle()
         self.register_buffer("offsets", self.oracle._offsets(model.config), persistent=False)
-        # Made from Python lists at each use, it would count against the algorithm.
+        # The oracle computes them from Python lists at each use, which the algorithm does not need.
         vars(self.oracle)["_offsets"] = lambda config: self.offsets
 
     @property
     def dytox(self) -> "TPassDyTox":
-        """What gives the task embeddings, as of the model."""
+        """The module that computes task embeddings, under the name it has in the model."""
         return self
 
     def forward(self, pixel_values: Tensor) -> DyToxImageClassifierOutput:
-        """Images `(B, C, height, width)` to `logits` and `task_embeddings`, as the model has them."""
+        """Images `(B, C, height, width)` to the `logits` and `task_embeddings` of the model."""
         weights = dict(self.model.named_parameters())
         pixel_values = pixel_values.to(weights["dytox.task_tokens.0"].dtype)
         embeddings = self.oracle.task_embeddings(weights, self.model.config, pixel_values)
@@ -56,10 +54,13 @@ class TPassDyTox(nn.Module):
 
 def load_oracle() -> ModuleType:
     """
-    A copy of its own of the tests' oracle.
+    Loads a separate copy of the tests' oracle.
+
+    Returns:
+        `ModuleType`: the module.
 
     Raises:
-        InputError: it is not there, as in an installed package.
+        `InputError`: if the oracle is missing, as in an installed package.
     """
     if not ORACLE.is_file():
         raise InputError(f"{ORACLE} is missing, and --implementation t_pass runs it: work in a clone of the project.")

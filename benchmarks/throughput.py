@@ -1,10 +1,10 @@
 """
-Speed and memory of a model that knows any number of steps, in evaluation, training and loading, as one JSON object.
+Measures speed and memory of a model with any number of steps, in evaluation, training and loading, as one JSON object.
 
     python benchmarks/throughput.py --mode eval --num_steps 50 --classes_per_step 2 --batch_size 128
     python benchmarks/throughput.py --mode train_teacher --num_steps 10 --batch_size 128 --compare
 
-`benchmarks/README.md` says how to read each number.
+`benchmarks/README.md` explains each number.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 
 if not __package__:
-    # Launched as a file: Python puts this folder first on the path, where the other rooms are not.
+    # Launched as a file: Python puts this folder on the path, but not the root of the project.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
@@ -45,11 +45,15 @@ def measure(options: Options) -> dict[str, Any]:
     """
     Measures one implementation in this process.
 
+    Args:
+        options (`Options`): what to measure.
+
     Returns:
-        `dict`: the options, and what `benchmarks/README.md` lists; None for what a mode does not have.
+        `dict[str, Any]`: the options and the numbers listed in `benchmarks/README.md`; None for those that a mode does
+        not have.
 
     Raises:
-        InputError: the implementation is not there.
+        `InputError`: if the implementation is missing.
     """
     if options.run.keep_freed_memory:
         keep_freed_pages()
@@ -58,7 +62,7 @@ def measure(options: Options) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats()
     workload = make_workload(options)
     seconds = seconds_of(workload.call, options.run.repeats, options.run.warmup, workload.device)
-    # Before anything else takes memory.
+    # Read now, before other measurements raise the peak.
     memory = measure_memory(before, workload.device)
     seconds = [each / workload.batches for each in seconds]
     median = statistics.median(seconds)
@@ -73,7 +77,7 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def describe(options: Options, workload: Workload) -> dict[str, Any]:
-    """What was measured, and where."""
+    """Describes what was measured, and on which machine."""
     run, on_gpu = asdict(options.run), workload.device.type == "cuda"
     for name in ("compare", "rounds"):
         del run[name]
@@ -88,8 +92,8 @@ def describe(options: Options, workload: Workload) -> dict[str, Any]:
 
 
 def measure_memory(before: int, device: torch.device) -> dict[str, int | None]:
-    """The peaks of this process so far; `before` is what it held before the work."""
-    # Both counters of the system are rough: a peak just read can lie below what was held before.
+    """Reads the peaks of memory of this process; `before` is what it held before the work."""
+    # Both counters of the system are rough: the peak can be below what was held before.
     peak = max(peak_resident_bytes(), before)
     return {
         "peak_rss_bytes": peak,
@@ -99,7 +103,7 @@ def measure_memory(before: int, device: torch.device) -> dict[str, int | None]:
 
 
 def measure_arithmetic(options: Options, workload: Workload, median: float) -> dict[str, float | None]:
-    """Operations of a step, the rate at which this machine multiplies such matrices, and what a step makes of it."""
+    """Operations of a step, the rate at which this machine multiplies such matrices, and the share reached."""
     if workload.model is None:
         return dict.fromkeys(("flops_per_step", "gemm_flops_per_second", "fraction_of_gemm_limit"))
     flops = count_flops(workload.call)
@@ -120,47 +124,53 @@ def measure_arithmetic(options: Options, workload: Workload, median: float) -> d
 @dataclass(frozen=True)
 class Rounds:
     """
-    The measurements of one implementation.
+    Measurements of one implementation.
 
     Args:
-        measured (`list[dict]`): what [`measure`] gave in each round.
+        measured (`list[dict[str, Any]]`): result of [`measure`] in each round.
     """
 
     measured: list[dict[str, Any]]
 
     @property
     def middle(self) -> dict[str, Any]:
-        """The measurement with the median time of a step; with an even number of rounds the faster of the two."""
+        """Measurement with the median time of a step; with an even number of rounds the faster of the middle two."""
         by_time = sorted(self.measured, key=lambda each: each["median_step_seconds"])
         return by_time[(len(by_time) - 1) // 2]
 
     def median(self, name: str) -> float:
-        """The median of a number over the rounds."""
+        """Median of a number over the rounds."""
         return statistics.median(self.of_each(name))
 
     def of_each(self, name: str) -> list[float]:
-        """A number of each round."""
+        """The values of a number, one per round."""
         return [each[name] for each in self.measured]
 
 
 def compare(options: Options) -> dict[str, Any]:
     """
-    Measures both implementations in turn, each time in a new process, so that a peak of memory is its own.
+    Measures both implementations in turn, each time in a new process with its own peak of memory.
+
+    Args:
+        options (`Options`): what to measure.
+
+    Returns:
+        `dict[str, Any]`: result of [`summarize`].
 
     Raises:
-        InputError: a process failed.
+        `InputError`: if a process fails.
     """
     load_oracle()
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in IMPLEMENTATIONS}
     for number in range(options.run.rounds):
-        # Which goes first changes, so that a machine that slows down with time favours neither.
+        # The order alternates, so that a machine that slows down over time favours neither.
         for name in IMPLEMENTATIONS if number % 2 == 0 else IMPLEMENTATIONS[::-1]:
             rounds[name].append(launch(options.with_implementation(name)))
     return summarize(Rounds(rounds["ours"]), Rounds(rounds["t_pass"]))
 
 
 def summarize(ours: Rounds, t_pass: Rounds) -> dict[str, Any]:
-    """Both middle measurements, and the ratios of T passes to ours: above 1, ours is faster or smaller."""
+    """Gives both middle measurements and the ratios of T passes to ours: above 1, ours is faster or smaller."""
     peak = "peak_rss_growth_bytes" if ours.measured[0]["gpu"] is None else "peak_gpu_memory_bytes"
     steps = [each.of_each("median_step_seconds") for each in (ours, t_pass)]
     return {
@@ -175,10 +185,16 @@ def summarize(ours: Rounds, t_pass: Rounds) -> dict[str, Any]:
 
 def launch(options: Options) -> dict[str, Any]:
     """
-    Measures in a new process.
+    Measures one implementation in a new process.
+
+    Args:
+        options (`Options`): what to measure.
+
+    Returns:
+        `dict[str, Any]`: result of [`measure`].
 
     Raises:
-        InputError: it failed; with its last line.
+        `InputError`: if the process fails; the message quotes its last line.
     """
     command = [sys.executable, str(Path(__file__).resolve()), *options.command_line()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -193,7 +209,7 @@ def launch(options: Options) -> dict[str, Any]:
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
-    """Runs the script and gives its exit status; bad input ends it with one line and status 2."""
+    """Runs the script and returns its exit status. Bad input ends it with one line and status 2."""
     try:
         options = parse_options(command_line)
         result = compare(options) if options.run.compare else measure(options)

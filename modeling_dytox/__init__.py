@@ -1,4 +1,4 @@
-"""DyTox for `transformers`: importing this package registers the `dytox` model type with the Auto classes."""
+"""DyTox for `transformers`. Importing this package registers the model type `dytox` with the Auto classes."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
@@ -18,7 +18,7 @@ AutoConfig.register("dytox", DyToxConfig)
 AutoModel.register(DyToxConfig, DyToxModel)
 AutoModelForImageClassification.register(DyToxConfig, DyToxForImageClassification)
 
-# Makes `save_pretrained` copy the modeling files beside the weights: the folder then loads without this package.
+# `save_pretrained` then copies the modeling files beside the weights, so that the folder loads without this package.
 DyToxConfig.register_for_auto_class()
 DyToxModel.register_for_auto_class("AutoModel")
 DyToxForImageClassification.register_for_auto_class("AutoModelForImageClassification")

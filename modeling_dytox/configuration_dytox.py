@@ -1,4 +1,4 @@
-"""Configuration of DyTox: the sizes of the transformer and what it has learned, step by step."""
+"""Configuration of DyTox: the sizes of the model and the classes of each step."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -24,54 +24,46 @@ class DyToxConfig(PreTrainedConfig):
     ([DyTox: Transformers for Continual Learning with DYnamic TOken eXpansion](https://arxiv.org/abs/2111.11326)).
 
     Args:
-        image_size (`int` or `list[int]`, *optional*, defaults to 32):
-            Height and width of the images, in pixels.
-        patch_size (`int` or `list[int]`, *optional*, defaults to 4):
-            Height and width of a patch, in pixels. Must divide `image_size`.
-        num_channels (`int`, *optional*, defaults to 3):
-            Channels of the images.
-        hidden_size (`int`, *optional*, defaults to 384):
-            Width of the patch tokens and task tokens. Must be a multiple of `num_attention_heads`.
-        num_hidden_layers (`int`, *optional*, defaults to 5):
-            Number of self-attention blocks (SAB) of the encoder.
-        num_task_attention_layers (`int`, *optional*, defaults to 1):
-            Number of task-attention blocks (TAB) of the decoder, shared by all steps.
-        num_attention_heads (`int`, *optional*, defaults to 12):
-            Attention heads of every block.
-        intermediate_size (`int`, *optional*, defaults to 1536):
-            Width of the hidden layer of every MLP.
-        hidden_act (`str`, *optional*, defaults to `"gelu"`):
-            Activation function of the MLPs.
-        hidden_dropout_prob (`float`, *optional*, defaults to 0.0):
-            Dropout after the embeddings and after each sublayer.
-        attention_probs_dropout_prob (`float`, *optional*, defaults to 0.0):
-            Dropout on the content attention (positional attention is never dropped).
-        drop_path_rate (`float`, *optional*, defaults to 0.1):
-            Stochastic depth of the last block; it grows linearly from 0 at the first one. In [0, 1).
-        layer_norm_eps (`float`, *optional*, defaults to 1e-5):
-            Epsilon of the layer normalisations.
-        initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of the truncated normal that draws weights and tokens.
-        encoder_attention (`"gated"` or `"plain"`, *optional*, defaults to `"gated"`):
-            `"gated"` is the gated positional self-attention of [ConViT](https://arxiv.org/abs/2103.10697), `"plain"`
-            ordinary self-attention.
-        locality_strength (`float`, *optional*, defaults to 1.0):
-            How sharply the positional attention focuses at initialisation; used by `"gated"` only.
-        class_ranges (`list[list[int]]`, *optional*):
-            For each step the half-open range `[start, stop)` of label ids that its classifier predicts. The ranges
-            follow one another from 0 without a gap. `None` means one step of `num_labels` classes.
-        num_task_tokens (`int`, *optional*):
-            Number of task tokens, one a step, or 1 without `token_expansion`. Derived when not given.
-        token_expansion (`bool`, *optional*, defaults to `True`):
-            Whether each step has a task token of its own. `False` shares one among all steps, as the paper does to
-            show what the expansion of tokens is worth (its ablation on CIFAR-100).
-        independent_classifiers (`bool`, *optional*, defaults to `True`):
-            Whether each step has a classifier of its own, which reads the task embedding of its step. `False` makes a
-            single one for all classes, which reads the task embeddings of all steps side by side and is drawn anew
-            when the model grows (the same ablation, as the authors' code has it).
+        image_size (`int` or `list[int]`, *optional*, defaults to 32): height and width of the images, in pixels.
+        patch_size (`int` or `list[int]`, *optional*, defaults to 4): height and width of a patch, in pixels. Must
+            divide `image_size`.
+        num_channels (`int`, *optional*, defaults to 3): number of channels of the images.
+        hidden_size (`int`, *optional*, defaults to 384): width of the patch tokens and task tokens. Must be a multiple
+            of `num_attention_heads`.
+        num_hidden_layers (`int`, *optional*, defaults to 5): number of self-attention blocks (SAB) of the encoder.
+        num_task_attention_layers (`int`, *optional*, defaults to 1): number of task-attention blocks (TAB) of the
+            decoder, shared by all steps.
+        num_attention_heads (`int`, *optional*, defaults to 12): number of attention heads of every block.
+        intermediate_size (`int`, *optional*, defaults to 1536): width of the hidden layer of every MLP.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`): activation function of the MLPs.
+        hidden_dropout_prob (`float`, *optional*, defaults to 0.0): dropout after the embeddings and after each
+            sublayer.
+        attention_probs_dropout_prob (`float`, *optional*, defaults to 0.0): dropout on the content attention; the
+            positional attention is never dropped.
+        drop_path_rate (`float`, *optional*, defaults to 0.1): stochastic depth of the last block, in [0, 1). It grows
+            linearly from 0 at the first block.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-5): epsilon of the layer normalisations.
+        initializer_range (`float`, *optional*, defaults to 0.02): standard deviation of the truncated normal
+            distribution from which weights and tokens are drawn.
+        encoder_attention (`"gated"` or `"plain"`, *optional*, defaults to `"gated"`): `"gated"` is the gated
+            positional self-attention of [ConViT](https://arxiv.org/abs/2103.10697), `"plain"` is ordinary
+            self-attention.
+        locality_strength (`float`, *optional*, defaults to 1.0): how sharply the positional attention focuses at
+            initialisation. Used by `"gated"` only.
+        class_ranges (`list[list[int]]`, *optional*): for each step the half-open range `[start, stop)` of label ids
+            that its classifier predicts. The ranges follow one another from 0 without a gap. `None` means one step of
+            `num_labels` classes.
+        num_task_tokens (`int`, *optional*): number of task tokens: one per step, or 1 without `token_expansion`.
+            Derived if not given.
+        token_expansion (`bool`, *optional*, defaults to `True`): whether each step has its own task token. `False`
+            shares one token among all steps, an ablation of the paper.
+        independent_classifiers (`bool`, *optional*, defaults to `True`): whether each step has its own classifier,
+            which reads the task embedding of its step. `False` uses a single classifier for all classes, which reads
+            the concatenated task embeddings of all steps and is initialised again whenever the model grows, as in the
+            authors' code for the same ablation.
 
     Raises:
-        `StrictDataclassClassValidationError`: the sizes, `class_ranges`, `num_task_tokens`, `token_expansion` and
+        `StrictDataclassClassValidationError`: if the sizes, `class_ranges`, `num_task_tokens`, `token_expansion` and
             `id2label` contradict each other.
 
     Example:
@@ -107,7 +99,7 @@ class DyToxConfig(PreTrainedConfig):
     num_task_tokens: int | None = None
     token_expansion: bool = True
     independent_classifiers: bool = True
-    # Every class has a sigmoid of its own: pipelines then report sigmoid scores.
+    # Every class has its own sigmoid, so pipelines report sigmoid scores.
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = (
         "multi_label_classification"
     )
@@ -124,7 +116,7 @@ class DyToxConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
-        """Raises `ValueError` where sizes, class ranges, task tokens and labels contradict each other."""
+        """Raises `ValueError` if sizes, class ranges, task tokens and labels contradict each other."""
         for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
@@ -150,18 +142,18 @@ class DyToxConfig(PreTrainedConfig):
 
     @property
     def step_class_ranges(self) -> list[list[int]]:
-        """The class range of every step; `class_ranges=None` stands for one step of `num_labels` classes."""
+        """Class range of every step; `class_ranges=None` means one step of `num_labels` classes."""
         return [[0, self.num_labels or 0]] if self.class_ranges is None else [list(r) for r in self.class_ranges]
 
     @property
     def classifier_class_ranges(self) -> list[list[int]]:
-        """The class range of every classifier: that of its step, or of all without `independent_classifiers`."""
+        """Class range of every classifier: that of its step, or all classes without `independent_classifiers`."""
         ranges = self.step_class_ranges
         return ranges if self.independent_classifiers else [[0, ranges[-1][1]]]
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the classes in the order of their label ids, which is the order of learning."""
+        """Names of the classes by label id, which is the order of learning."""
         names: dict[Any, str] = dict(self.id2label or {})
         return [names[label] for label in sorted(names)]
 

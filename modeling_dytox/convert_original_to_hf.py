@@ -1,10 +1,10 @@
 """
-Converts a checkpoint of the authors' DyTox (https://github.com/arthurdouillard/dytox) to a folder that
+Converts a checkpoint of the authors' code (https://github.com/arthurdouillard/dytox) to a folder that
 `AutoModelForImageClassification.from_pretrained` loads:
 
     python -m modeling_dytox.convert_original_to_hf --checkpoint checkpoint_9.pth --output_dir dytox-cifar100
 
-The sizes of the model are read off its tensors. The divergence classifier serves training alone and is left out.
+The sizes of the model follow from its tensors. The divergence classifier is used in training only and is left out.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from modeling_dytox.image_processing import make_image_processor
 
 
 DIVERGENCE_CLASSIFIER = "head_div."
-# Original module or parameter -> ours, inside one block. `qk` is two layers of ours, one below the other.
+# Original module or parameter to ours, within one block. `qk` stacks two of our layers.
 SHARED_PARTS = {
     "norm1": ("layernorm_before",),
     "attn.v": ("attention.v_proj",),
@@ -43,25 +43,24 @@ ENCODER_PARTS = SHARED_PARTS | {
 }
 DECODER_PARTS = SHARED_PARTS | {"attn.q": ("attention.q_proj",), "attn.k": ("attention.k_proj",)}
 CLASSIFIER_PARTS = {"norm": ("layernorm",), "head": ("linear",)}
-# Layers without a bias, and parameters that are no layer.
+# Layers without a bias, and parameters that belong to no layer.
 WEIGHT_ONLY = ("attn.v", "attn.qk", "attn.q", "attn.k")
 BARE_PARAMETERS = ("attn.gating_param",)
 
 
 def original_to_hf_names(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """
-    Which of our parameters hold each parameter of the authors' model.
+    Maps the parameter names of the authors' model to ours.
 
     Args:
-        names (`Iterable[str]`): all parameter names of a DyTox of the authors, without DDP's `module.` prefix.
+        names (`Iterable[str]`): all parameter names of the authors' model, without DDP's `module.` prefix.
 
     Returns:
-        `dict[str, tuple[str, ...]]`: to each original name the names in a [`DyToxForImageClassification`]: one; two
-        for `qk`, whose first half of rows is the first and second half the second; none for the divergence
-        classifier.
+        `dict[str, tuple[str, ...]]`: for each original name the names in a [`DyToxForImageClassification`]: one; two
+        for `qk`, which hold the first and the second half of its rows; none for the divergence classifier.
 
     Raises:
-        ValueError: a name is missing or belongs to no DyTox; the message tells the first one.
+        `ValueError`: if a name is missing or unexpected; the message gives the first one.
     """
     names = list(names)
     expected: dict[str, tuple[str, ...]] = {
@@ -88,15 +87,18 @@ def original_to_hf_names(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """
-    Renames and reshapes the tensors of the authors' model to those of a [`DyToxForImageClassification`]. Gradients
-    by parameter name convert the same way.
+    Renames and reshapes the tensors of the authors' model to those of a [`DyToxForImageClassification`]. Gradients by
+    parameter name can be converted in the same way.
 
     Args:
-        state_dict (`Mapping[str, torch.Tensor]`): all tensors of the authors' model by name; the divergence
-            classifier may be there and is dropped.
+        state_dict (`Mapping[str, torch.Tensor]`): all tensors of the authors' model by name. Those of the divergence
+            classifier are dropped.
+
+    Returns:
+        `dict[str, torch.Tensor]`: the tensors of our model by name.
 
     Raises:
-        ValueError: a name is missing or unexpected, as [`original_to_hf_names`] finds.
+        `ValueError`: if a name is missing or unexpected.
     """
     converted: dict[str, torch.Tensor] = {}
     for name, hf_names in original_to_hf_names(state_dict).items():
@@ -114,15 +116,19 @@ def config_from_state_dict(
     state_dict: Mapping[str, torch.Tensor], class_names: Sequence[str] | None = None
 ) -> DyToxConfig:
     """
-    Reads the sizes of the authors' model off its tensors. Images and patches are square, as in all their models.
+    Derives the configuration from the tensors of the authors' model. Images and patches are square, as in all their
+    models.
 
     Args:
         state_dict (`Mapping[str, torch.Tensor]`): all tensors of the authors' model by name.
         class_names (`Sequence[str]`, *optional*): names of the classes in the order of learning.
 
+    Returns:
+        `DyToxConfig`: the configuration.
+
     Raises:
-        ValueError: names of the state dict are missing or unexpected, the patches make no square, or there is not
-            exactly one class name a class, each given once.
+        `ValueError`: if names of the state dict are missing or unexpected, the patches form no square, or
+            `class_names` does not name every class exactly once.
     """
     original_to_hf_names(state_dict)
     hidden_size, num_channels, patch_size, _ = _shape(state_dict, "patch_embed.proj.weight", 4)
@@ -151,12 +157,17 @@ def config_from_state_dict(
 
 def load_original_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     """
-    Reads the state dict of the authors' model: from their checkpoint, where it stands under `"model"` beside the
-    optimizer and the `argparse` options, from a state dict alone, or from a safetensors file. Nothing but tensors,
-    plain values and those options is ever unpickled.
+    Reads the state dict of the authors' model. Only tensors, plain values and `argparse` options are unpickled.
+
+    Args:
+        path (`str` or `Path`): a checkpoint of the authors, which holds the state dict under `"model"` beside the
+            optimizer and the options; a state dict alone; or a safetensors file.
+
+    Returns:
+        `dict[str, torch.Tensor]`: the tensors by name, without DDP's `module.` prefix.
 
     Raises:
-        ValueError: there is no such file, it is no checkpoint, or it holds other objects.
+        `ValueError`: if the file does not exist, is no checkpoint, or holds other objects.
     """
     path = Path(path)
     if not path.is_file():
@@ -174,15 +185,15 @@ def load_original_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
 
 def convert(checkpoint: str | Path, output_dir: str | Path, class_names: Sequence[str] | None = None) -> None:
     """
-    Converts a checkpoint of the authors to a folder of ours, which appears whole or not at all.
+    Converts a checkpoint of the authors to a folder in our format, which is written completely or not at all.
 
     Args:
-        checkpoint (`str` or `Path`): file that [`load_original_checkpoint`] reads.
-        output_dir (`str` or `Path`): the folder to make; it must not exist or be empty.
+        checkpoint (`str` or `Path`): a file that [`load_original_checkpoint`] reads.
+        output_dir (`str` or `Path`): the folder to create. It must be empty if it exists.
         class_names (`Sequence[str]`, *optional*): names of the classes in the order of learning.
 
     Raises:
-        ValueError: the checkpoint, the class names or the folder do not fit; the message tells which and why.
+        `ValueError`: if the checkpoint, the class names or the folder cannot be used; the message says why.
     """
     output_dir = Path(output_dir).absolute()
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
@@ -208,7 +219,7 @@ def convert(checkpoint: str | Path, output_dir: str | Path, class_names: Sequenc
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; bad input ends it with status 1 and one line on standard error."""
+    """Runs the command line. Bad input ends it with status 1 and one line on standard error."""
     parser = argparse.ArgumentParser(prog="python -m modeling_dytox.convert_original_to_hf", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--checkpoint", required=True, help="checkpoint of the authors, .pth or .safetensors")
@@ -228,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _count_blocks(names: Iterable[str], block: str) -> int:
     indices = [int(match[1]) for name in names if (match := re.match(rf"{block}\.(\d+)\.", name))]
-    # At least one, so that its first tensor is reported missing where there is none.
+    # At least one, so that the first tensor of a missing block is reported.
     return max(indices, default=0) + 1
 
 
@@ -281,7 +292,7 @@ def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _load_pickle(path: Path) -> object:
     try:
-        # `weights_only` builds tensors and plain values; the options are a class without code of its own.
+        # `weights_only` builds tensors and plain values. `Namespace`, which holds the options, runs no code.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -295,7 +306,7 @@ def _load_pickle(path: Path) -> object:
     except OSError:
         raise
     except Exception as error:
-        # Bytes that are no pickle make the unpickler fail in any way.
+        # On bytes that are no pickle the unpickler may raise any error.
         raise ValueError(f"{path} is not a checkpoint that torch can read.") from error
 
 

@@ -1,7 +1,7 @@
 """
-DyTox (https://arxiv.org/abs/2111.11326): a shared encoder of self-attention blocks turns an image into patch tokens
-once; a task-attention block then reads them with one task token per step, and each resulting task embedding feeds the
-classifier of its step.
+DyTox (https://arxiv.org/abs/2111.11326): a shared encoder of self-attention blocks turns an image into patch tokens,
+task-attention blocks read them with one task token per step, and each resulting task embedding feeds the classifier of
+its step.
 
 Shapes in this file: `B` images, `N` patches, `T` task tokens, `D` hidden size, `H` attention heads.
 """
@@ -29,20 +29,19 @@ from .configuration_dytox import DyToxConfig
 @dataclass
 class DyToxModelOutput(ModelOutput):
     """
-    What [`DyToxModel`] returns.
+    Output of [`DyToxModel`].
 
     Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(B, N, D)`):
-            Patch tokens after the last self-attention block; the encoder has no final normalisation.
-        task_embeddings (`torch.FloatTensor` of shape `(B, T, D)`):
-            The task embedding of every step; without `config.token_expansion` the one that all steps share.
-        hidden_states (`tuple(torch.FloatTensor)`, with `output_hidden_states=True`):
-            Patch tokens before the first and after every self-attention block, each `(B, N, D)`.
-        attentions (`tuple(torch.FloatTensor)`, with `output_attentions=True`):
-            Attention of every self-attention block, each `(B, H, N, N)`.
-        task_attentions (`tuple(torch.FloatTensor)`, with `output_attentions=True`):
-            Attention of every task-attention block, each `(B, H, T, 1 + N)`: first of the task token on itself, then
-            on the patches.
+        last_hidden_state (`torch.FloatTensor` of shape `(B, N, D)`): patch tokens after the last self-attention block;
+            the encoder has no final normalisation.
+        task_embeddings (`torch.FloatTensor` of shape `(B, T, D)`): task embedding of every step, or the single one
+            that all steps share without `config.token_expansion`.
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*): with `output_hidden_states=True`, patch tokens before
+            the first and after every self-attention block, each of shape `(B, N, D)`.
+        attentions (`tuple(torch.FloatTensor)`, *optional*): with `output_attentions=True`, attention of every
+            self-attention block, each of shape `(B, H, N, N)`.
+        task_attentions (`tuple(torch.FloatTensor)`, *optional*): with `output_attentions=True`, attention of every
+            task-attention block, each of shape `(B, H, T, 1 + N)`: of the task token on itself, then on the patches.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -55,9 +54,9 @@ class DyToxModelOutput(ModelOutput):
 @dataclass
 class DyToxImageClassifierOutput(ImageClassifierOutput):
     """
-    What [`DyToxForImageClassification`] returns: `loss`, `logits` of shape `(B, num_labels)`, `hidden_states` and
-    `attentions` as every image classifier of `transformers`, and the `task_embeddings` `(B, T, D)` and
-    `task_attentions` of [`DyToxModelOutput`].
+    Output of [`DyToxForImageClassification`]: `loss`, `logits` of shape `(B, num_labels)`, `hidden_states` and
+    `attentions` as for every image classifier of `transformers`, and the `task_embeddings` and `task_attentions` of
+    [`DyToxModelOutput`].
     """
 
     task_embeddings: torch.Tensor | None = None
@@ -65,7 +64,7 @@ class DyToxImageClassifierOutput(ImageClassifierOutput):
 
 
 def softmax_at_least_float32(scores: torch.Tensor) -> torch.Tensor:
-    """Softmax over the last dimension, in float32 where `scores` are less precise, else in their own precision."""
+    """Softmax over the last dimension, in float32 or the precision of `scores` if that is higher."""
     return nn.functional.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
@@ -80,7 +79,7 @@ def eager_attention_forward(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Attention in plain tensor operations, for `attn_implementation="eager"`.
+    Computes attention in plain tensor operations, for `attn_implementation="eager"`.
 
     Args:
         module (`nn.Module`): the calling attention module.
@@ -88,10 +87,10 @@ def eager_attention_forward(
         key, value (`torch.Tensor` of shape `(B, H, K, D / H)`): keys and values.
         attention_mask (`torch.Tensor` broadcastable to `(B, H, Q, K)`, *optional*): added to the attention scores.
         scaling (`float`): factor on the scores.
-        dropout (`float`): dropout probability on the attention.
+        dropout (`float`, *optional*, defaults to 0.0): dropout probability on the attention.
 
     Returns:
-        The attended values `(B, Q, H, D / H)` and the attention `(B, H, Q, K)`.
+        `tuple[torch.Tensor, torch.Tensor]`: the attended values `(B, Q, H, D / H)` and the attention `(B, H, Q, K)`.
     """
     scores = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
@@ -103,7 +102,12 @@ def eager_attention_forward(
 
 def relative_patch_positions(height: int, width: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """
-    Offsets between the patches of a `height` x `width` grid (ConViT, section 3).
+    Computes the offsets between the patches of a grid (ConViT, section 3).
+
+    Args:
+        height, width (`int`): size of the grid, in patches.
+        device (`torch.device`): device of the offsets.
+        dtype (`torch.dtype`): type of the offsets.
 
     Returns:
         `torch.Tensor` of shape `(N, N, 3)`: for query patch n and key patch m the column offset, the row offset and
@@ -120,14 +124,14 @@ def relative_patch_positions(height: int, width: int, device: torch.device, dtyp
 
 def attend_by_position(attention: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """
-    Values attended by an attention that is the same for all images: one large product a head, not one an image.
+    Applies an attention that is the same for all images, in one large matrix product per head.
 
     Args:
-        attention (`torch.Tensor` of shape `(H, N, N)`): for each head.
+        attention (`torch.Tensor` of shape `(H, N, N)`): attention of each head.
         value (`torch.Tensor` of shape `(B, H, N, D / H)`): values.
 
     Returns:
-        `torch.Tensor` of shape `(B, N, H, D / H)`.
+        `torch.Tensor` of shape `(B, N, H, D / H)`: the attended values.
     """
     batch_size, _, _, head_dim = value.shape
     attended = attention @ value.permute(1, 2, 0, 3).flatten(2)
@@ -139,8 +143,9 @@ class DyToxDropPath(nn.Module):
     Stochastic depth (https://arxiv.org/abs/1603.09382): in training, drops the residual branch of whole samples.
 
     Args:
-        drop_prob (`float`): probability to drop a sample, in [0, 1).
-        sample_dims (`int`): leading dimensions that make a sample: 1 for an image, 2 for a task token of an image.
+        drop_prob (`float`): probability of dropping a sample, in [0, 1).
+        sample_dims (`int`): number of leading dimensions that index a sample: 1 for an image, 2 for a task token of an
+            image.
     """
 
     def __init__(self, drop_prob: float, sample_dims: int) -> None:
@@ -161,7 +166,7 @@ class DyToxDropPath(nn.Module):
 
 
 class DyToxEmbeddings(nn.Module):
-    """Turns `pixel_values` `(B, C, height, width)` into patch tokens with positions, `(B, N, D)` row by row."""
+    """Turns `pixel_values` `(B, C, height, width)` into patch tokens with positions `(B, N, D)`, row by row."""
 
     def __init__(self, config: DyToxConfig) -> None:
         super().__init__()
@@ -186,13 +191,13 @@ class DyToxEmbeddings(nn.Module):
                 f"{', '.join(map(str, expected))}); resize the images with the model's image processor."
             )
         patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.weight.dtype))
-        # Contiguous: the sum would keep the strides of the convolution, and slow down every block that follows.
+        # Contiguous: the sum would keep the strides of the convolution, which slow down every following block.
         patch_tokens = (patches.flatten(2).transpose(1, 2) + self.position_embeddings).contiguous()
         return self.dropout(patch_tokens)
 
 
 class DyToxAttention(nn.Module):
-    """What the three kinds of attention of DyTox share: projections without bias, heads, the attention backend."""
+    """Base of the attention modules of DyTox: projections without bias, heads and the attention backend."""
 
     def __init__(self, config: DyToxConfig) -> None:
         super().__init__()
@@ -208,7 +213,7 @@ class DyToxAttention(nn.Module):
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def split_heads(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(B, L, D)` -> `(B, H, L, D / H)`."""
+        """Reshapes `(B, L, D)` to `(B, H, L, D / H)`."""
         return hidden_states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def attend(
@@ -219,7 +224,7 @@ class DyToxAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Runs the configured backend on split heads; the attention is None where the backend does not return it."""
+        """Runs the configured backend on split heads; the attention is None if the backend does not return it."""
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -255,7 +260,7 @@ class DyToxSelfAttention(DyToxAttention):
         value: torch.Tensor,
         relative_positions: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Plain self-attention knows positions from the embeddings alone."""
+        """Returns its inputs: plain self-attention knows positions from the embeddings alone."""
         return attended, attention
 
 
@@ -265,7 +270,7 @@ class DyToxGatedSelfAttention(DyToxSelfAttention):
     position, `(1 - sigmoid(gate)) * content + sigmoid(gate) * position`.
 
     Both parts are linear in the values, so the content part runs on any attention backend. The positional part does
-    not depend on the image and is computed once for the whole batch. Rows of the mixture sum to one as they are.
+    not depend on the image and is computed once for the whole batch. The rows of the mixture already sum to one.
     """
 
     def __init__(self, config: DyToxConfig) -> None:
@@ -280,14 +285,14 @@ class DyToxGatedSelfAttention(DyToxSelfAttention):
         value: torch.Tensor,
         relative_positions: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Mixes the content part `(B, N, H, D / H)` with the positional part, in outputs and in attention."""
+        """Mixes the content part `(B, N, H, D / H)` with the positional part, in the output and in the attention."""
         if relative_positions is None:
             raise ValueError("relative_positions=None, but gated attention needs the offsets between the patches.")
         gate = torch.sigmoid(self.gate)[:, None, None]
         positional = (gate * self.positional_attention(relative_positions)).to(value.dtype)
         if attention is None:
             return (1 - gate.transpose(0, 1)) * attended + attend_by_position(positional, value), None
-        # The attention that is reported makes the output: it then has a gradient to ask for.
+        # The output is computed from the returned attention, so that the attention has a gradient.
         attention = (1 - gate) * attention + positional
         return (attention @ value).transpose(1, 2), attention
 
@@ -298,10 +303,12 @@ class DyToxGatedSelfAttention(DyToxSelfAttention):
 
     def local_position_weights(self) -> torch.Tensor:
         """
-        Weights of `position_proj` that make the heads look at a square of neighbouring patches (ConViT, section 3).
+        Computes weights of `position_proj` with which the heads attend to a square of neighbouring patches (ConViT,
+        section 3).
 
         Returns:
-            `torch.Tensor` of shape `(k * k, 3)` for the largest square number of heads; other heads stay random.
+            `torch.Tensor` of shape `(k * k, 3)`: the weights of the first k * k heads, the largest square number. The
+            other heads stay random.
         """
         side = math.isqrt(self.config.num_attention_heads)
         center = (side - 1) / 2 if side % 2 == 0 else side // 2
@@ -313,8 +320,8 @@ class DyToxTaskAttention(DyToxAttention):
     """
     Attention of every task token on itself and on the patch tokens, never on another task token.
 
-    All task tokens share one pass: keys and values of the patches are computed once, those of the task tokens ride
-    along behind them, and the mask hides from each task token the keys of the others.
+    All task tokens share one pass: the keys and values of the patches are computed once, those of the task tokens are
+    appended, and the mask hides from each task token the keys of the others.
     """
 
     def forward(
@@ -381,8 +388,8 @@ class DyToxLayer(GradientCheckpointingLayer):
 
 class DyToxTaskAttentionLayer(GradientCheckpointingLayer):
     """
-    Task-attention block (TAB), pre-norm: task tokens `(1 or B, T, D)` read patch tokens `(B, N, D)`. One
-    normalisation serves both, and the residual carries the raw task token (paper, section 3.2).
+    Task-attention block (TAB), pre-norm: task tokens `(1 or B, T, D)` read patch tokens `(B, N, D)`. Both share one
+    normalisation, and the residual carries the raw task token (paper, section 3.2).
     """
 
     def __init__(self, config: DyToxConfig, drop_path_rate: float) -> None:
@@ -411,19 +418,19 @@ class DyToxTaskAttentionLayer(GradientCheckpointingLayer):
 
 class DyToxClassifierLinear(nn.Linear):
     """
-    The linear layer of a classifier, told apart from the others by its initialisation. `transformers` offers modules
-    of custom code for initialisation only if they own a parameter themselves, so their parents cannot see to it.
+    Linear layer of a classifier. It has its own class because it is initialised differently: `transformers`
+    initialises modules of remote code only if they own a parameter, so the parent module cannot do it.
     """
 
 
 class DyToxClassifier(nn.Module):
     """
-    A classifier: task embeddings `(B, K * D)` -> logits `(B, num_classes)`.
+    Classifier: task embeddings `(B, K * D)` to logits `(B, num_classes)`.
 
     Args:
-        config (`DyToxConfig`): gives D.
-        num_classes (`int`): classes to predict.
-        num_embeddings (`int`): K, the task embeddings that it reads side by side.
+        config (`DyToxConfig`): configuration of the model.
+        num_classes (`int`): number of classes to predict.
+        num_embeddings (`int`, *optional*, defaults to 1): number K of concatenated task embeddings that it reads.
     """
 
     def __init__(self, config: DyToxConfig, num_classes: int, num_embeddings: int = 1) -> None:
@@ -437,7 +444,7 @@ class DyToxClassifier(nn.Module):
 
 
 class DyToxPreTrainedModel(PreTrainedModel):
-    """Initialisation, loading and saving of all DyTox models."""
+    """Base of all DyTox models: initialisation, loading and saving."""
 
     config: DyToxConfig
     base_model_prefix = "dytox"
@@ -452,7 +459,7 @@ class DyToxPreTrainedModel(PreTrainedModel):
     _input_embed_layer = "patch_embeddings"
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Saves as every model of `transformers`. The code saved beside the weights serves both Auto classes."""
+        """Saves the model as `PreTrainedModel` does, with an `auto_map` that serves both Auto classes."""
         if self._auto_class is not None:
             self.config.auto_map = {
                 "AutoModel": "modeling_dytox.DyToxModel",
@@ -489,7 +496,7 @@ class DyToxPreTrainedModel(PreTrainedModel):
 
 
 def _init_like_pytorch(layer: nn.Linear | nn.Conv2d) -> None:
-    """The default initialisation of PyTorch, which the paper keeps for the patch projection and the classifiers."""
+    """Default initialisation of PyTorch, which the paper keeps for the patch projection and the classifiers."""
     init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
     if layer.bias is not None:
         bound = 1 / math.sqrt(layer.weight[0].numel())
@@ -498,12 +505,12 @@ def _init_like_pytorch(layer: nn.Linear | nn.Conv2d) -> None:
 
 class DyToxModel(DyToxPreTrainedModel):
     """
-    The DyTox transformer without classifiers: images to patch tokens, patch tokens to one task embedding per step.
+    DyTox without classifiers: images to patch tokens, patch tokens to one task embedding per step.
     """
 
     def __init__(self, config: DyToxConfig) -> None:
         super().__init__(config)
-        # Overrides given to `from_pretrained` reach the config after its own check.
+        # `from_pretrained` applies its overrides after the config has validated itself.
         config.validate()
         num_blocks = config.num_hidden_layers + config.num_task_attention_layers
         rates = [config.drop_path_rate * block / max(num_blocks - 1, 1) for block in range(num_blocks)]
@@ -518,7 +525,7 @@ class DyToxModel(DyToxPreTrainedModel):
         self.post_init()
 
     def add_task_token(self) -> None:
-        """Appends a freshly drawn task token; those of earlier steps stay as they are."""
+        """Appends a newly initialised task token; those of earlier steps do not change."""
         last = self.task_tokens[-1]
         self.task_tokens.append(nn.Parameter(torch.empty_like(last).requires_grad_()))
         init.trunc_normal_(self.task_tokens[-1], std=self.config.initializer_range)
@@ -528,16 +535,16 @@ class DyToxModel(DyToxPreTrainedModel):
     def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> DyToxModelOutput:
         r"""
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(B, num_channels, height, width)`):
-                Images as the image processor of the model makes them.
-            kwargs:
-                `output_hidden_states`, `output_attentions` and `return_dict`, as for every model of `transformers`.
+            pixel_values (`torch.FloatTensor` of shape `(B, num_channels, height, width)`): images as prepared by the
+                image processor of the model.
+            kwargs (`dict`, *optional*): `output_hidden_states`, `output_attentions` and `return_dict`, as for every
+                model of `transformers`.
 
         Returns:
-            [`DyToxModelOutput`]
+            [`DyToxModelOutput`]: patch tokens, task embeddings and, if asked for, hidden states and attentions.
 
         Raises:
-            ValueError: `pixel_values` do not have the channels, height and width of the configuration.
+            `ValueError`: if `pixel_values` do not have the channels, height and width of the configuration.
         """
         patch_tokens = self.encode(pixel_values, **kwargs)
         task_embeddings, task_attentions = self.decode(patch_tokens, **kwargs)
@@ -549,7 +556,7 @@ class DyToxModel(DyToxPreTrainedModel):
         )
 
     def encode(self, pixel_values: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """Images `(B, num_channels, height, width)` to patch tokens `(B, N, D)`, through the self-attention blocks."""
+        """Runs the self-attention blocks: images `(B, num_channels, height, width)` to patch tokens `(B, N, D)`."""
         patch_tokens = self.embeddings(pixel_values)
         relative_positions = self._relative_positions(patch_tokens)
         for layer in self.layers:
@@ -560,8 +567,15 @@ class DyToxModel(DyToxPreTrainedModel):
         self, patch_tokens: torch.Tensor, **kwargs: Any
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
         """
-        Patch tokens `(B, N, D)` to task embeddings `(B, T, D)`, all steps in one exact pass (Algorithm 1 of the
-        paper runs one pass a step); with them the attention of each block where the backend returns it.
+        Runs the task-attention blocks on all task tokens in one exact pass, where Algorithm 1 of the paper has one
+        pass per step.
+
+        Args:
+            patch_tokens (`torch.Tensor` of shape `(B, N, D)`): what [`encode`] returns.
+
+        Returns:
+            `tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]`: the task embeddings `(B, T, D)`, and the attention
+            of each block if the backend returns it.
         """
         task_tokens = torch.cat(list(self.task_tokens)).unsqueeze(0)
         attention_mask = self._task_attention_mask(patch_tokens)
@@ -579,7 +593,7 @@ class DyToxModel(DyToxPreTrainedModel):
         return relative_patch_positions(height, width, patch_tokens.device, patch_tokens.dtype)
 
     def _task_attention_mask(self, patch_tokens: torch.Tensor) -> torch.Tensor | None:
-        """Additive mask `(1, 1, T, N + T)` that hides from each task token the other task tokens."""
+        """Makes the additive mask `(1, 1, T, N + T)` that hides from each task token the other task tokens."""
         num_tasks, num_patches = len(self.task_tokens), patch_tokens.shape[1]
         if num_tasks == 1:
             return None
@@ -591,11 +605,11 @@ class DyToxModel(DyToxPreTrainedModel):
 
 class DyToxForImageClassification(DyToxPreTrainedModel):
     """
-    DyTox with the classifiers of all steps: each step's task embedding feeds that step's own sigmoid classifier, and
-    the logits of all steps stand side by side. The step an image belongs to is never given.
+    DyTox with the classifiers of all steps: the task embedding of each step feeds the sigmoid classifier of that step,
+    and the logits of all steps are concatenated. The step of an image is never given.
 
     Two ablations of the paper: without `config.token_expansion` all steps share one task embedding; without
-    `config.independent_classifiers` a single classifier of all classes reads the task embeddings side by side.
+    `config.independent_classifiers` a single classifier of all classes reads the concatenated task embeddings.
 
     Example:
 
@@ -622,18 +636,18 @@ class DyToxForImageClassification(DyToxPreTrainedModel):
         """
         Grows the model by one step: a new task token, a new classifier, and the new classes in the configuration.
 
-        Tokens and classifiers of earlier steps, and so the logits of earlier classes, stay exactly as they are. An
-        optimizer made before does not know the new parameters: make a new one.
+        Tokens and classifiers of earlier steps, and so the logits of earlier classes, do not change. An optimizer made
+        before does not hold the new parameters: make a new one.
 
         Without `config.token_expansion` there is no new task token. Without `config.independent_classifiers` the
-        single classifier is replaced by one drawn anew for all classes: logits of earlier classes are lost until it
-        is trained.
+        single classifier is replaced by a newly initialised one for all classes, so that the logits of earlier classes
+        are lost until it is trained.
 
         Args:
             class_names (`Sequence[str]`): names of the new classes, in the order of their label ids.
 
         Raises:
-            ValueError: there is no class, one is named twice, or one is known already.
+            `ValueError`: if there is no class name, or one is repeated or already known.
         """
         class_names = self._new_class_names(class_names)
         names = [*self.config.class_names, *class_names]
@@ -678,17 +692,16 @@ class DyToxForImageClassification(DyToxPreTrainedModel):
     ) -> DyToxImageClassifierOutput:
         r"""
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(B, num_channels, height, width)`):
-                Images as the image processor of the model makes them.
-            labels (`torch.Tensor`, *optional*):
-                Label ids of shape `(B,)`, or one target in [0, 1] for each class of shape `(B, num_labels)`. The loss
-                is the binary cross-entropy of the paper (section 4.1), a mean over images and classes, unless
-                `config.problem_type` asks for another.
-            kwargs:
-                `output_hidden_states`, `output_attentions` and `return_dict`, as for every model of `transformers`.
+            pixel_values (`torch.FloatTensor` of shape `(B, num_channels, height, width)`): images as prepared by the
+                image processor of the model.
+            labels (`torch.Tensor`, *optional*): label ids of shape `(B,)`, or targets in [0, 1] of shape
+                `(B, num_labels)`. The loss is the binary cross-entropy of the paper (section 4.1), averaged over
+                images and classes, unless `config.problem_type` asks for another.
+            kwargs (`dict`, *optional*): `output_hidden_states`, `output_attentions` and `return_dict`, as for every
+                model of `transformers`.
 
         Returns:
-            [`DyToxImageClassifierOutput`]
+            [`DyToxImageClassifierOutput`]: logits, the loss if `labels` are given, and the outputs of the base model.
         """
         outputs = self.dytox(pixel_values, **kwargs)
         logits = self.classify(outputs.task_embeddings)
@@ -702,10 +715,10 @@ class DyToxForImageClassification(DyToxPreTrainedModel):
         )
 
     def classify(self, task_embeddings: torch.Tensor) -> torch.Tensor:
-        """Task embeddings `(B, T, D)` to the logits of all classes `(B, num_labels)`, each step by its classifier."""
+        """Runs the classifiers: task embeddings `(B, T, D)` to logits of all classes `(B, num_labels)`."""
         if not self.config.independent_classifiers:
             task_embeddings = task_embeddings.flatten(1).unsqueeze(1)
-        # Without token expansion all classifiers read the one task embedding; else there are as many already.
+        # Without token expansion all classifiers read the same task embedding.
         embeddings = task_embeddings.expand(-1, len(self.classifiers), -1).unbind(dim=1)
         return torch.cat(
             [classifier(embedding) for classifier, embedding in zip(self.classifiers, embeddings, strict=True)], dim=-1

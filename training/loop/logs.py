@@ -92,12 +92,10 @@ class RunLog:
 
 def _numbers(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in record.items():
-        items = (
-            {f"{name}/{place}": item for place, item in enumerate(value, 1)} if isinstance(value, list | tuple) else {}
-        )
-        for key, number in (items or {name: value}).items():
-            if isinstance(number, int | float):
-                yield key, number
+        if isinstance(value, list | tuple):
+            yield from _numbers({f"{name}/{place}": item for place, item in enumerate(value, 1)})
+        elif isinstance(value, int | float):
+            yield name, value
 
 
 class Stopwatch:
