@@ -115,7 +115,10 @@ def check_code_files(folder: Path) -> None:
     Raises:
         ValueError: a file is missing, or `config.json` cannot be read.
     """
-    auto_map = read_json(folder / CONFIG_FILE).get("auto_map") or {}
+    config = read_json(folder / CONFIG_FILE)
+    if not isinstance(config, dict):
+        raise ValueError(f"{CONFIG_FILE} holds a {type(config).__name__}, expected an object")
+    auto_map = config.get("auto_map") or {}
     modules = sorted({reference.rpartition("--")[2].partition(".")[0] for reference in auto_map.values()})
     missing = [f"{module}.py" for module in modules if not (folder / f"{module}.py").is_file()]
     if missing:
