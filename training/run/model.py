@@ -117,7 +117,7 @@ def check_code_files(folder: Path) -> None:
     """
     config = read_json(folder / CONFIG_FILE)
     if not isinstance(config, dict):
-        raise ValueError(f"{CONFIG_FILE}: holds a {type(config).__name__}, expected an object")
+        raise ValueError(f"{CONFIG_FILE} holds a {type(config).__name__}, expected an object")
     auto_map = config.get("auto_map") or {}
     modules = sorted({reference.rpartition("--")[2].partition(".")[0] for reference in auto_map.values()})
     missing = [f"{module}.py" for module in modules if not (folder / f"{module}.py").is_file()]

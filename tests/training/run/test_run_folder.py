@@ -352,7 +352,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "other sizes": (lambda step: edit_config(step, hidden_size=16), "weights are of another shape than config.json"),
     "damaged sizes": (lambda step: edit_config(step, hidden_size="8"), "'hidden_size' expected int, got str"),
     "config cut off": (lambda step: (step / "config.json").write_text("{"), "config.json: "),
-    "config of another kind": (lambda step: (step / "config.json").write_text("[]"), "config.json: "),
+    "config of another kind": (lambda step: (step / "config.json").write_text("[]"), "config.json holds a list"),
     "weights cut off": (lambda step: (step / "model.safetensors").write_bytes(b"no weights"), "cannot be loaded ("),
     "weight missing": (lambda step: edit_weights(step, dict.popitem), "1 weights are missing, e.g. "),
     "weight too many": (
