@@ -26,7 +26,7 @@ from hub.run.layout import RESULTS_FILE, step_name
 from hub.run.results import RunResults
 from hub.run.schema import read_json
 from hub.run.step_folder import list_step_folders
-from hub.run.text import is_repo_id, printable, shorten
+from hub.run.text import is_repo_id, shorten
 
 
 _CLASSES_WIDTH = 40
@@ -207,7 +207,7 @@ def _cells(row: RevisionSummary) -> list[str]:
         count + shorten(row.class_names, _CLASSES_WIDTH - len(count)),
         f"{row.num_parameters:,}",
         row.accuracy,
-        *(f"{shorten([printable(name)], _LABEL_WIDTH)} ({score:.0%})" for name, score in row.predictions),
+        *(f"{shorten([name], _LABEL_WIDTH)} ({score:.0%})" for name, score in row.predictions),
     ]
 
 

@@ -108,7 +108,8 @@ def test_the_reliability_diagram_shows_the_bins_and_their_error(confidence: floa
     total = sum(entry.count for entry in bins)
     for bar, entry in zip(strip.patches, bins, strict=True):
         assert bar.get_height() == pytest.approx(entry.count / total)
-        assert bar.get_x() - 0.01 <= entry.confidence <= bar.get_x() + bar.get_width() + 0.01
+        start, stop = bar.get_x() - 0.003, bar.get_x() + bar.get_width() + 0.003
+        assert -1e-3 <= start <= entry.confidence <= stop <= 1.001
     assert texts(axes)[0].endswith(f"error {run.last.expected_calibration_error:.1%}")
     assert axes.get_title(loc="left").endswith("step 3")
 

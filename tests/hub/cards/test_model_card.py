@@ -170,6 +170,7 @@ def test_hostile_names_of_data_sets_ancestors_and_methods_inject_nothing(tmp_pat
     blocks = [[kind for kind in structure_of(one) if kind[1] not in inline] for one in cards]
     assert blocks[0] == blocks[1] and not content_of(card, "html_inline")
     assert len(content_of(card, "html_block")) == len(content_of(plain, "html_block"))
+    assert [text.splitlines()[-3:] for text in content_of(card, "fence", "bibtex")] == [["```", "# x", "}"]]
 
 
 def test_the_words_of_the_method_are_its_own(tmp_path: Path) -> None:
@@ -259,7 +260,9 @@ def test_the_snippets_load_this_revision_and_teach_it_more(tmp_path: Path) -> No
 
 def test_the_recipe_is_quoted_without_what_belongs_to_one_machine(tmp_path: Path) -> None:
     path = write_trained_files(tmp_path / "step1", make_results(1), 1)
-    kept = {"token_expansion": True, "note": "```\n</details>", "learning_rate": 5e-4}
+    # Folded, so that the fence stands on a line of its own.
+    note = f"{'a' * 100} ``` {'b' * 100}"
+    kept = {"token_expansion": True, "note": note, "learning_rate": 5e-4}
     secret = {"dataset_name": "/home/someone/pictures", "hub_token": "hf_secret"}
     secret |= {"files": ["~/a/b.txt", "C:\\Users\\someone\\c"]}
     (path / "training_config.yaml").write_text(yaml.safe_dump(kept | secret))

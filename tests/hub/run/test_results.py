@@ -100,6 +100,7 @@ CONTRADICTIONS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda r: r.update(WITHOUT_GAPS | {"average_incremental_accuracy": None}), "accuracy is null, expected a number"),
     (lambda r: r.update(forgetting=0.1), "forgetting is 0.1, but that of the last step is None"),
     (lambda r: r["steps"][0].update(accuracy=76.8), "steps[0].accuracy is 76.8, expected a number in 0..1"),
+    (lambda r: r["steps"][0].update(accuracy=True), "steps[0].accuracy is True"),
     (lambda r: r["steps"][0].update(accuracy=None), "step 1: accuracy is null, expected a number in 0..1, or"),
     (lambda r: r["steps"][1].update(accuracy=0.5), "step 2: accuracy is 0.5, expected null"),
     (lambda r: r["steps"][1].update(top5_accuracy=0.5), "step 2: top5_accuracy is 0.5, expected null"),

@@ -1,4 +1,4 @@
-"""Names of others and files written aside."""
+"""Names and values in errors, and files written aside."""
 
 from itertools import product
 from pathlib import Path
@@ -8,7 +8,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from hub.run.atomic import replaced, write_aside
-from hub.run.text import is_repo_id
+from hub.run.text import is_repo_id, short_repr
 
 
 PARTS = ["", "a b", "a\n", "a" * 96, "a" * 97, *"a B9_ _ -a a- .a a. a-b a--b a..b a.-b a.git a.gitx é".split()]
@@ -28,6 +28,16 @@ def test_a_repository_id_is_what_the_client_accepts_with_a_namespace() -> None:
     assert [name for name in names if is_repo_id(name)] == valid
     assert 0 < len(valid) < len(names)
     assert not any(is_repo_id(name) for name in (*PARTS, "a/b/c", "datasets/a/b", "/a", "a/"))
+
+
+def test_a_value_of_any_size_is_shown_on_one_short_line() -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (deep, "\n\u202e" * 10**6, list(range(10**6)), 10**4000, {"a": deep}):
+        text = short_repr(value)
+        assert text.isprintable() and 0 < len(text) <= 60
+    assert short_repr([[0, 2], [2, 4]]) == "[[0, 2], [2, 4]]"
 
 
 def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
