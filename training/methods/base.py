@@ -86,6 +86,10 @@ class Method:
         self.arguments = arguments
         self.optimization = optimization
 
+    def describe(self) -> MethodCard:
+        """What cards say of the method with its options."""
+        return self.card
+
     def before_growth(self, model: DyToxForImageClassification, step: Step) -> None:
         """Called with the model of the step before, of which a method may keep a copy as teacher."""
 

@@ -1,6 +1,7 @@
 """DyTox (Douillard et al., CVPR 2022, https://arxiv.org/abs/2111.11326)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,23 @@ class DyTox(Method):
         tags=("dytox", "arxiv:2111.11326"),
     )
     teacher: DyToxForImageClassification | None = None
+
+    def describe(self) -> MethodCard:
+        """Names what the options switch off, as the rows of an ablation do."""
+        options = self.arguments
+        parts = {
+            "distillation": options.distillation,
+            "a divergence classifier": options.divergence_weight > 0,
+            "finetuning": options.finetuning_epochs > 0,
+            "a task token a step": options.token_expansion,
+            "a classifier a step": options.independent_classifiers,
+        }
+        missing = [part for part, is_on in parts.items() if not is_on]
+        if not missing:
+            return self.card
+        parts_used = "parts of [DyTox](https://arxiv.org/abs/2111.11326) and rehearsal from a bounded memory"
+        sentence = f"Trained with {parts_used}, without {', '.join(missing)}."
+        return replace(self.card, title="DyTox without some of its parts", sentence=sentence)
 
     def before_growth(self, model: DyToxForImageClassification, step: Step) -> None:
         """Keeps a copy of the model of the step before as teacher."""

@@ -122,7 +122,7 @@ def _in_own_words(setup: Setup, results: RunResults) -> RunResults:
         results,
         test_split=setup.scenario.test_split,
         code_version=modeling_dytox.__version__,
-        method_card=setup.method.card,
+        method_card=setup.method.describe(),
     )
 
 

@@ -159,3 +159,10 @@ def test_each_step_folder_is_whole_and_its_memory_within_the_budget(
 def test_another_seed_makes_another_run(straight: Callable[..., Path], run_content: RunContent) -> None:
     contents = [run_content(straight(seed=seed, num_classes=2))["step1"] for seed in (3, 4)]
     assert contents[0] != contents[1]
+
+
+def test_a_card_names_what_the_options_switch_off(make_tiny_arguments: Callable[..., Arguments]) -> None:
+    whole = make_method(make_tiny_arguments()).describe()
+    assert whole == METHODS["dytox"].card and "distillation from the previous step" in whole.sentence
+    part = make_method(make_tiny_arguments(distillation=False, finetuning_epochs=0)).describe()
+    assert part.sentence.endswith("without distillation, finetuning.") and part.title != whole.title
