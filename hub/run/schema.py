@@ -22,8 +22,8 @@ class Range(NamedTuple):
 
 Fraction = Annotated[float, Range(0, 1)]
 Difference = Annotated[float, Range(-1, 1)]
-#: Up to what every reader of JSON keeps exactly.
-Count = Annotated[int, Range(0, 2**53)]
+#: Of 64 bits, as seeds may be.
+Count = Annotated[int, Range(0, 2**64 - 1)]
 Seconds = Annotated[float, Range(0, 10**9)]
 
 _NAMES = {str: "a string", bool: "true or false", list: "a list", dict: "an object", int: "a whole number"}

@@ -260,9 +260,7 @@ def test_the_snippets_load_this_revision_and_teach_it_more(tmp_path: Path) -> No
 
 def test_the_recipe_is_quoted_without_what_belongs_to_one_machine(tmp_path: Path) -> None:
     path = write_trained_files(tmp_path / "step1", make_results(1), 1)
-    # Folded, so that the fence stands on a line of its own.
-    note = f"{'a' * 100} ``` {'b' * 100}"
-    kept = {"token_expansion": True, "note": note, "learning_rate": 5e-4}
+    kept = {"token_expansion": True, "note": "a\n```\n</details>", "learning_rate": 5e-4}
     secret = {"dataset_name": "/home/someone/pictures", "hub_token": "hf_secret"}
     secret |= {"files": ["~/a/b.txt", "C:\\Users\\someone\\c"]}
     (path / "training_config.yaml").write_text(yaml.safe_dump(kept | secret))

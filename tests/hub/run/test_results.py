@@ -94,7 +94,10 @@ CONTRADICTIONS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda r: r.pop("method"), "method is missing"),
     (lambda r: r.update(steps=[]), "steps is empty"),
     (lambda r: r.update(num_steps=1), "expected at most num_steps = 1"),
-    (lambda r: r.update(seed=2**60), "seed is 1152921504606846976, expected a whole number in 0..9007199254740992"),
+    (
+        lambda r: r.update(seed=2**64),
+        "seed is 18446744073709551616, expected a whole number in 0..1844674407370955161",
+    ),
     (lambda r: r.update(last_accuracy=0.1234), "last_accuracy is 0.1234, but that of the last step is None"),
     (lambda r: r.update(average_incremental_accuracy=0.2), "average_incremental_accuracy is 0.2, expected null"),
     (lambda r: r.update(WITHOUT_GAPS | {"average_incremental_accuracy": None}), "accuracy is null, expected a number"),
