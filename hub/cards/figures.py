@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 
 from hub.run.atomic import replaced
-from hub.run.results import Ancestor, RunResults
+from hub.run.results import NUM_CALIBRATION_BINS, Ancestor, RunResults
 from hub.run.seed_results import OtherRun
 from hub.run.step_folder import CALIBRATION_FIGURE, FIGURES
 from hub.run.text import printable, without_local_path
@@ -45,8 +45,6 @@ _MAX_SUBJECT = 48
 _MAX_ANCESTOR = 34
 # Height of a line of text, in units of the accuracy axis.
 _LABEL_GAP = 0.065
-# As many as the expected calibration error has.
-_NUM_BINS = 15
 
 
 def draw_figures(results: RunResults, folder: str | Path, other_runs: Sequence[OtherRun] = ()) -> list[Path]:
@@ -301,12 +299,14 @@ def calibration(run: RunResults) -> Figure:
     accuracy = np.array([entry.accuracy for entry in bins])
     share = np.array([entry.count for entry in bins]) / sum(entry.count for entry in bins)
     # A mean may lie on a border by rounding alone; bins are open at the lower end.
-    centers = (np.clip(np.ceil(confidence * _NUM_BINS - 1e-9), 1, _NUM_BINS) - 0.5) / _NUM_BINS
+    centers = (
+        np.clip(np.ceil(confidence * NUM_CALIBRATION_BINS - 1e-9), 1, NUM_CALIBRATION_BINS) - 0.5
+    ) / NUM_CALIBRATION_BINS
     axes.plot([0, 1], [0, 1], color=_MUTED, lw=1.2, ls=":", zorder=1.5)
-    axes.bar(centers, accuracy, 0.92 / _NUM_BINS, color=_BLUE, alpha=0.28, lw=0)
+    axes.bar(centers, accuracy, 0.92 / NUM_CALIBRATION_BINS, color=_BLUE, alpha=0.28, lw=0)
     axes.vlines(confidence, np.minimum(accuracy, confidence), np.maximum(accuracy, confidence), color=_ORANGE, lw=2)
     axes.plot(confidence, accuracy, color=_BLUE, ls="", marker="o", ms=6, clip_on=False)
-    strip.bar(centers, share, 0.92 / _NUM_BINS, color=_MUTED, lw=0)
+    strip.bar(centers, share, 0.92 / NUM_CALIBRATION_BINS, color=_MUTED, lw=0)
     error = f"expected calibration error {run.last.expected_calibration_error:.1%}"
     _titles(axes, f"Calibration after step {run.last.step}", run, error)
     axes.set_ylabel("accuracy")

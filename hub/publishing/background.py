@@ -10,7 +10,9 @@ from typing import Any
 from hub.publishing.destination import Destination
 from hub.publishing.preflight import preflight
 from hub.publishing.revision import publish_step
+from hub.publishing.secrets import without_tokens
 from hub.run.errors import PublishError, UserError
+from hub.run.layout import step_folder
 
 
 #: Seconds to wait before each further attempt when a failure is transient. The client itself has tried for half a
@@ -151,7 +153,7 @@ class BackgroundPublisher:
         for delay in (*self._retry_delays, None):
             is_last = self._closing.is_set()
             try:
-                model, *_ = publish_step(self._output_dir / f"step{step}", destination)
+                model, *_ = publish_step(step_folder(self._output_dir, step), destination)
             except Exception as error:
                 # Any error: training continues after a bug of ours as well.
                 if delay is None or not (isinstance(error, PublishError) and error.transient):
@@ -174,7 +176,8 @@ class BackgroundPublisher:
             self._given_up.wait(min(delay, HURRIED_DELAY))
 
     def _report(self, step: int, error: Exception) -> None:
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        reason = without_tokens(told, self._destination.secret if self._destination else None)
         if reason != self._reported:
             self._reported = reason
             outlook = "" if self._closing.is_set() else " Training continues."

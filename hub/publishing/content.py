@@ -18,7 +18,7 @@ from hub.publishing.destination import Destination, RepoType
 from hub.publishing.secrets import holds_token
 from hub.run.atomic import write_aside
 from hub.run.errors import PublishError, StepFolderError
-from hub.run.layout import CARD_FILE, MEMORY_FILE
+from hub.run.layout import CARD_FILE, MEMORY_FILE, memory_file, step_name
 from hub.run.step_folder import FIGURES, StepFolder
 
 
@@ -76,7 +76,7 @@ class StepContent:
     @property
     def tag(self) -> str:
         """The name of the revision: `step{t}`."""
-        return f"step{self.step}"
+        return step_name(self.step)
 
     def update_folder(self) -> None:
         """Writes the files that the folder lacks, or holds with other content, so that it equals the revision."""
@@ -136,7 +136,7 @@ def memory_content(folder: StepFolder, destination: Destination) -> StepContent:
     Raises:
         `StepFolderError`: the run has no memory of this step.
     """
-    file = folder.path.parent / "memory" / f"{folder.tag}.parquet"
+    file = memory_file(folder.path.parent, folder.step)
     if not file.is_file() or file.is_symlink():
         raise StepFolderError(
             f"memory/{file.name} is missing or a link: the run keeps no rehearsal memory or lost it; publish without "

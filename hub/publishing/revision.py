@@ -17,6 +17,7 @@ from hub.publishing.destination import Destination
 from hub.publishing.plan import Plan, make_plan
 from hub.publishing.remote import RemoteRun
 from hub.run.errors import PublishError
+from hub.run.layout import step_name
 from hub.run.step_folder import StepFolder
 
 
@@ -123,7 +124,7 @@ def _carry_out(plan: Plan, content: StepContent, remote: RemoteRun) -> str:
             repo_type=remote.repo_type,
         ).oid
     for step in sorted((known for known in remote.tags if known >= content.step), reverse=True):
-        remote.api.delete_tag(remote.repo_id, tag=f"step{step}", repo_type=remote.repo_type)
+        remote.api.delete_tag(remote.repo_id, tag=step_name(step), repo_type=remote.repo_type)
     remote.api.create_tag(remote.repo_id, tag=content.tag, revision=commit, repo_type=remote.repo_type)
     return commit
 

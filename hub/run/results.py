@@ -29,6 +29,10 @@ _OPTIONAL_KEYS = ("accuracy_of_measured", "measured_classes", "average_task_awar
 _TOLERANCE = 1e-3
 
 
+#: Bins of confidence, between 0 and 1, of the recorded calibration error.
+NUM_CALIBRATION_BINS = 15
+
+
 @dataclass(frozen=True)
 class ReliabilityBin:
     """

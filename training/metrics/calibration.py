@@ -4,6 +4,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from hub.run.results import NUM_CALIBRATION_BINS
 from training.metrics.checks import check_fractions, check_same_length, check_whole_numbers
 
 
@@ -30,7 +31,7 @@ def sigmoid_confidences(logits: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0, -largest))
 
 
-def reliability_bins(confidences: Any, correct: Any, num_bins: int = 15) -> list[ReliabilityBin]:
+def reliability_bins(confidences: Any, correct: Any, num_bins: int = NUM_CALIBRATION_BINS) -> list[ReliabilityBin]:
     """
     Mean confidence and accuracy over bins of equal width: the points of a reliability diagram (Guo et al., ICML 2017,
     figure 1).
@@ -60,7 +61,7 @@ def reliability_bins(confidences: Any, correct: Any, num_bins: int = 15) -> list
     ]
 
 
-def expected_calibration_error(confidences: Any, correct: Any, num_bins: int = 15) -> float:
+def expected_calibration_error(confidences: Any, correct: Any, num_bins: int = NUM_CALIBRATION_BINS) -> float:
     """
     Mean distance between confidence and accuracy over bins of equal width, weighted by the images in each
     (Naeini et al., AAAI 2015; Guo et al., ICML 2017, equation 3):

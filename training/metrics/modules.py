@@ -15,6 +15,7 @@ import evaluate
 import numpy as np
 from datasets import Features, List, Value
 
+from hub.run.results import NUM_CALIBRATION_BINS
 from training.metrics.accuracy import top_k_accuracy
 from training.metrics.bias import PredictionBias, old_new_bias
 from training.metrics.calibration import expected_calibration_error, sigmoid_confidences
@@ -192,7 +193,7 @@ class ExpectedCalibrationError(InMemoryMetric):
     }
 
     def _compute(
-        self, predictions: Any, references: Any, confidences: Any = None, num_bins: int = 15
+        self, predictions: Any, references: Any, confidences: Any = None, num_bins: int = NUM_CALIBRATION_BINS
     ) -> dict[str, float]:
         if confidences is None:
             scores, _ = check_scored_labels(predictions, references)
