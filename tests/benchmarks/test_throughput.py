@@ -98,6 +98,15 @@ def test_computes_in_the_precision_that_is_asked_for() -> None:
     assert Training(make_options("train", dtype="bfloat16")).accelerator.mixed_precision == "bf16"
 
 
+@pytest.mark.parametrize("implementation", ["ours", "t_pass"])
+@pytest.mark.parametrize("mode", ["eval", "herding", "train"])
+def test_compiles_what_a_step_calls(mode: str, implementation: str) -> None:
+    call = make_workload(make_options(mode, compile=True, implementation=implementation)).call
+    # Compiled code is refused where it would be compiled: nothing has to be.
+    with torch.compiler.set_stance("fail_on_recompile"), pytest.raises(RuntimeError, match="fail_on_recompile"):
+        call()
+
+
 def test_steps_are_timed_after_warm_up_and_the_peak_of_memory_is_kept() -> None:
     calls: list[int] = []
     assert len(measures.seconds_of(lambda: calls.append(0), repeats=2, warmup=3, device=CPU)) == 2
