@@ -4,7 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -268,12 +268,3 @@ def test_refuses_what_it_cannot_measure(
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
     assert captured.out == "" and line.startswith("error: ") and expected.lower() in line.lower()
-
-
-def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        throughput.main(["--help"])
-    text, options = capsys.readouterr().out, make_options("eval")
-    for option in (*fields(options.run), *fields(options.model)):
-        explanation = text.split(f"\n  --{option.name} ")[1].split("\n  --")[0]
-        assert "(default:" in explanation and len(explanation.split("(default:")[0].split()) > 4, option.name

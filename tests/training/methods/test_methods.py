@@ -119,7 +119,6 @@ def test_frozen_parameters_stay_bit_equal_and_others_move(
         assert model(torch.zeros(1, 3, 8, 8)).logits.shape == (1, 2 * folder.step)
 
 
-@pytest.mark.slow
 @every_method
 def test_a_run_stopped_within_a_step_ends_as_if_it_was_not(
     method: str,
