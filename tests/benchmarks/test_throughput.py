@@ -4,7 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,15 @@ def test_computes_in_the_precision_that_is_asked_for() -> None:
     model = make_inference(make_options("eval", dtype="bfloat16")).model
     assert model is not None and model.dtype == torch.bfloat16
     assert Training(make_options("train", dtype="bfloat16")).accelerator.mixed_precision == "bf16"
+
+
+@pytest.mark.parametrize("implementation", ["ours", "t_pass"])
+@pytest.mark.parametrize("mode", ["eval", "herding", "train"])
+def test_compiles_what_a_step_calls(mode: str, implementation: str) -> None:
+    call = make_workload(make_options(mode, compile=True, implementation=implementation)).call
+    # Compiled code is refused where it would be compiled: nothing has to be.
+    with torch.compiler.set_stance("fail_on_recompile"), pytest.raises(RuntimeError, match="fail_on_recompile"):
+        call()
 
 
 def test_steps_are_timed_after_warm_up_and_the_peak_of_memory_is_kept() -> None:
@@ -259,12 +268,3 @@ def test_refuses_what_it_cannot_measure(
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
     assert captured.out == "" and line.startswith("error: ") and expected.lower() in line.lower()
-
-
-def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        throughput.main(["--help"])
-    text, options = capsys.readouterr().out, make_options("eval")
-    for option in (*fields(options.run), *fields(options.model)):
-        explanation = text.split(f"\n  --{option.name} ")[1].split("\n  --")[0]
-        assert "(default:" in explanation and len(explanation.split("(default:")[0].split()) > 4, option.name
