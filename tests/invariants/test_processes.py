@@ -20,10 +20,11 @@ Logged = Callable[[Path], list[dict[str, Any]]]
 def runs(
     nursery: Any, launcher: Any, small_options: dict[str, object], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """The same run on one process, with accumulated batches, and on two machines."""
-    folders = {name: tmp_path_factory.mktemp("runs") / name for name in ("one", "accumulated", "machines")}
-    one, accumulated, machines = (small_options | {"output_dir": folder} for folder in folders.values())
+    """The same run on one process, with eager attention, with accumulated batches, and on two machines."""
+    folders = {name: tmp_path_factory.mktemp("runs") / name for name in ("one", "eager", "accumulated", "machines")}
+    one, eager, accumulated, machines = (small_options | {"output_dir": folder} for folder in folders.values())
     nursery.complete(one | {"per_device_train_batch_size": 24})
+    nursery.complete(eager | {"per_device_train_batch_size": 24, "attn_implementation": "eager"})
     nursery.complete(accumulated | {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 3})
     launcher.run(2, machines | {"per_device_train_batch_size": 12}, machines=True)
     return folders
@@ -37,7 +38,7 @@ def exemplars(folder: Path, step: int) -> set[int]:
     return set(pq.read_table(folder / "memory" / f"step{step}.parquet")["source_index"].to_pylist())
 
 
-@pytest.mark.parametrize("other", ["accumulated", "machines"])
+@pytest.mark.parametrize("other", ["eager", "accumulated", "machines"])
 def test_losses_models_memories_and_accuracies_agree(runs: dict[str, Path], logged: Logged, other: str) -> None:
     ours, theirs = ([record for record in logged(runs[name]) if "learning_rate" in record] for name in ("one", other))
     for name in ("step", "phase", "epoch", "learning_rate"):

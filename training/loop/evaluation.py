@@ -36,7 +36,8 @@ class Evaluation:
         accuracy, top5_accuracy, expected_calibration_error, old_new_bias, task_aware_accuracy (`float`, *optional*):
             None unless every class has test images. `old_new_bias` is also None after step 1, when there are no old
             classes, and the task-aware accuracies where they were not asked for.
-        accuracy_per_step, task_aware_accuracy_per_step (`list[float | None]`): None for a step without test images.
+        accuracy_per_step, task_aware_accuracy_per_step (`list[float | None]`): None for a step with a class that has no
+            test images.
         calibration (`list[ReliabilityBin]`, *optional*): the bins that give the expected calibration error.
         accuracy_of_measured (`float`, *optional*): accuracy on the test images that exist, where `accuracy` is None.
         measured_labels (`list[int]`, *optional*): label ids of the classes of these images.
@@ -224,9 +225,9 @@ def _mean_per_step(
     """Accuracy on the classes of each step; None unless each of these classes has test images."""
     means: list[float | None] = []
     for start, stop in class_ranges:
-        of_step = (labels >= start) & (labels < stop)
-        is_measured = len(np.unique(labels[of_step])) == stop - start
-        means.append(float(correct[of_step].mean()) if is_measured else None)
+        in_step = (labels >= start) & (labels < stop)
+        is_measured = len(np.unique(labels[in_step])) == stop - start
+        means.append(float(correct[in_step].mean()) if is_measured else None)
     return means
 
 

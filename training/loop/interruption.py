@@ -44,8 +44,8 @@ def interruptible() -> Iterator[None]:
             os._exit(128 + number)
         if not received:
             received.append(number)
-            # Torch's handler raises when a process that loads images ends, even while the exit status is decided.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            # Torch's handler would raise when a process that loads images ends, also after the block exits.
+            signal.signal(signal.SIGCHLD, lambda number, frame: None)
             signal.signal(signal.SIGALRM, interrupt)
             signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS, REPEAT_SECONDS)
             raise Interrupted(number)

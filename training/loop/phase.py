@@ -183,7 +183,7 @@ class PhaseTrainer:
         )
 
     def _loader(self, examples: Examples, phase: Phase) -> TrainingLoader:
-        share = BatchLayout(
+        layout = BatchLayout(
             self.global_batch_size,
             self.options.gradient_accumulation_steps,
             self.accelerator.process_index,
@@ -193,10 +193,10 @@ class PhaseTrainer:
         batches: Batches
         if phase.full_batches_only:
             batches = ReferenceBatches(
-                len(examples), share, repeats=phase.repeated_augmentation, shuffle=phase.shuffle
+                len(examples), layout, repeats=phase.repeated_augmentation, shuffle=phase.shuffle
             )
         else:
-            batches = TrainingBatches(len(examples), share)
+            batches = TrainingBatches(len(examples), layout)
         return TrainingLoader(examples, self.transform, batches, self.options.num_workers)
 
     def _report(

@@ -26,6 +26,9 @@ def fail():
     except Interrupted:
         raise RuntimeError("a loader that complains")
 
+def complain(number, frame):
+    raise RuntimeError("a process that loads images has ended")
+
 handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
 try:
     with interruptible():
@@ -34,12 +37,22 @@ except KeyError:
     assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
 try:
     with interruptible():
+        child = os.fork()
+        if child == 0:
+            try:
+                ask_to_stop()
+            finally:
+                os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        assert os.waitstatus_to_exitcode(status) == 128 + {number}, "a child ends without a word"
+        signal.signal(signal.SIGCHLD, complain)
         {place}
         for _ in range(100):
             time.sleep(0.1)
     sys.exit(0)
-except Interrupted as signal:
-    sys.exit(signal.exit_status)
+except Interrupted as interruption:
+    os.kill(os.getpid(), signal.SIGCHLD)
+    sys.exit(interruption.exit_status)
 """
 PLACES = {
     "plain code": ("ask_to_stop()", signal.SIGINT),

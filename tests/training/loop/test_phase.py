@@ -117,6 +117,7 @@ def fresh_state() -> Iterator[None]:
     AcceleratorState._reset_state()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_state")
 def test_each_phase_compiles_its_model_and_no_later_epoch_does(
     train: Train, run_content: RunContent, monkeypatch: pytest.MonkeyPatch
