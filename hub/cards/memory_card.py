@@ -37,6 +37,7 @@ def render_memory_card(folder: StepFolder, model_id: str, repo_id: str) -> str:
         tag=folder.tag,
         step=folder.step,
         num_images=results.last.memory_size,
+        num_classes=results.last.num_seen_classes,
         dataset=code_span(without_local_path(results.dataset)),
     )
     return str(card).rstrip("\n") + "\n"

@@ -146,7 +146,7 @@ def memory_content(folder: StepFolder, destination: Destination) -> StepContent:
     return StepContent(
         folder.step,
         {MEMORY_FILE: LocalFile(file), CARD_FILE: LocalFile(card.encode())},
-        title=f"Step {folder.step}: exemplars",
+        title=f"Step {folder.step}: exemplars of {folder.results.last.num_seen_classes} classes",
         first_own_step=folder.results.first_own_step,
     )
 

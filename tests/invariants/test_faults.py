@@ -117,7 +117,7 @@ def truncate_all(path: Path) -> None:
         (flip, [f"/{NEWEST} is damaged"], "Step 2 resumes after main, epoch 2 of 2."),
         (
             reshape,
-            ["The state after finetuning, epoch 1 does not fit its model (RuntimeError)"],
+            ["The state after epoch 1 of phase 2 of step 2 cannot be used ("],
             "Step 2 resumes after main, epoch 2 of 2.",
         ),
         (truncate_all, [f"/{state} is damaged" for state in STATES], None),

@@ -36,7 +36,7 @@ class Evaluation:
         accuracy, top5_accuracy, expected_calibration_error, old_new_bias, task_aware_accuracy (`float`, *optional*):
             None unless every class has test images. `old_new_bias` is also None after step 1, when there are no old
             classes, and the task-aware accuracies where they were not asked for.
-        accuracy_per_step, task_aware_accuracy_per_step (`list[float | None]`): None for a step with a class that has no
+        accuracy_per_step, task_aware_accuracy_per_step (`list[float | None]`): None for a step of which a class has no
             test images.
         calibration (`list[ReliabilityBin]`, *optional*): the bins that give the expected calibration error.
         accuracy_of_measured (`float`, *optional*): accuracy on the test images that exist, where `accuracy` is None.
