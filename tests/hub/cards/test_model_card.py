@@ -308,3 +308,17 @@ def test_a_card_or_recipe_broken_by_hand_is_named(tmp_path: Path, content: bytes
         (folder.path / "training_config.yaml").write_bytes(recipe)
         with pytest.raises(StepFolderError, match=r"^step1/training_config\.yaml: is not valid YAML"):
             render_card(folder)
+
+
+def test_the_card_names_the_split_and_the_limit_that_were_measured(tmp_path: Path) -> None:
+    results = replace(make_results(3, 2), test_split="validation")
+    folder = StepFolder.read(write_trained_files(tmp_path / "step3", results, 3))
+    recipe = folder.path / "training_config.yaml"
+    recipe.write_text(recipe.read_text() + "max_eval_samples_per_class: 5\n")
+    card = ModelCard(render_card(folder, "org/run"))
+    assert "On the first 5 images of each class of the `validation` split of" in card.text
+    for result in card.data.eval_results:
+        assert result.dataset_split == "validation" and result.dataset_args == {"max_eval_samples_per_class": 5}
+    # Results of earlier versions do not say which split it was.
+    old = ModelCard(render_card(write(tmp_path / "old", make_results(3, 2)), "org/run"))
+    assert {result.dataset_split for result in old.data.eval_results} == {None}
