@@ -67,7 +67,7 @@ class Nursery:
     def _line(self) -> str:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line, "the nursery broke down"
+        assert line, f"the nursery ended with status {self.process.wait(timeout=10)}"
         return line
 
 
