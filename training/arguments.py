@@ -13,6 +13,7 @@ from accelerate.tracking import get_available_trackers
 from transformers import HfArgumentParser
 
 from hub.run.errors import InputError, one_line
+from hub.run.recipe import same_value
 
 
 class Bound(NamedTuple):
@@ -353,12 +354,6 @@ def _words(name: str, value: Any, path: Path) -> list[str]:
     text = "no" if name == "mixed_precision" and values == [False] else values[0]
     # In one piece: a value such as -1e-4 alone would look like an option.
     return [f"--{name}={text}"]
-
-
-def same_value(first: Any, second: Any) -> bool:
-    """Whether two values of an option are the same; one value equals a list of this value."""
-    first, second = (value if isinstance(value, list) else [value] for value in (first, second))
-    return bool(first == second)
 
 
 def option_names() -> list[str]:

@@ -62,8 +62,8 @@ def render_card(folder: StepFolder, hub_model_id: str | None = None) -> str:
         StepFolderError: the recipe cannot be read.
     """
     results, repo_id, others = folder.results, hub_model_id or PLACEHOLDER_ID, folder.other_runs
-    method, recipe = _method_card(results), _quoted_recipe(folder.path)
     options = read_recipe(folder.path)
+    method, recipe = _method_card(results), _quoted(options)
     limit = options.get("max_eval_samples_per_class")
     card = ModelCard.from_template(
         card_data=model_metadata(results, method, repo_id, limit),
@@ -299,9 +299,9 @@ def _duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _quoted_recipe(folder: Path) -> str:
+def _quoted(recipe: dict[str, Any]) -> str:
     """The recipe without what belongs to one machine or user alone."""
-    return yaml.safe_dump(_portable(read_recipe(folder)), sort_keys=False, allow_unicode=True).strip()
+    return yaml.safe_dump(_portable(recipe), sort_keys=False, allow_unicode=True).strip()
 
 
 def _portable(value: Any) -> Any:

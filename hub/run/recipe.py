@@ -10,6 +10,12 @@ ADDED_OPTIONS: dict[str, object] = {"transparency": "refuse"}
 _ABSENT = object()
 
 
+def same_value(first: Any, second: Any) -> bool:
+    """Whether two values of an option are the same; one value equals a list of this value."""
+    first, second = (value if isinstance(value, list) else [value] for value in (first, second))
+    return bool(first == second)
+
+
 def differing_options(
     first: Mapping[str, Any], second: Mapping[str, Any], added: Mapping[str, object] = ADDED_OPTIONS
 ) -> list[str]:
@@ -27,8 +33,8 @@ def differing_options(
         `list[str]`: names of options, sorted.
     """
 
-    def value(recipe: Mapping[str, Any], name: str) -> list[Any]:
-        found = recipe.get(name, added.get(name, _ABSENT))
-        return found if isinstance(found, list) else [found]
+    def value(recipe: Mapping[str, Any], name: str) -> Any:
+        return recipe.get(name, added.get(name, _ABSENT))
 
-    return sorted(name for name in first.keys() | second.keys() if value(first, name) != value(second, name))
+    names = first.keys() | second.keys()
+    return sorted(name for name in names if not same_value(value(first, name), value(second, name)))

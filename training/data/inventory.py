@@ -68,15 +68,21 @@ class Inventory:
 
     @classmethod
     def read(cls, root: Path) -> "Inventory":
-        """
-        Looks at the names of all files below a folder.
+        """Looks at the names of all files below a folder."""
+        return cls(root, [_entry(root, path) for path in _files(root)])
 
-        Raises:
-            InputError: one file is in two splits.
+    @property
+    def is_of_plain_images(self) -> bool:
         """
-        inventory = cls(root, [_entry(root, path) for path in _files(root)])
-        inventory._check_in_one_split()
-        return inventory
+        Whether these are plain images, one class a folder. Not where the labels are in a table beside the images
+        (`metadata.csv`), and not where there are tables or archives alone.
+        """
+        tables = [entry.path for entry in self.entries if entry.path.suffix.lower() in _TABLES]
+        if any(path.stem.lower() == "metadata" for path in tables):
+            return False
+        if self.splits:
+            return True
+        return not tables and any(entry.path.suffix.lower() in _readable_suffixes() for entry in self.entries)
 
     def images(self, split: str) -> list[Entry]:
         """The images of a split, in the order of their names."""
@@ -123,8 +129,13 @@ class Inventory:
         depths = {folder: len(folder.relative_to(self.root).parts) for folder in folders - used}
         return [str(folder.relative_to(self.root)) for folder in sorted(depths) if depths[folder] > 1]
 
-    def _check_in_one_split(self) -> None:
-        """Links may lead from two splits to one file, which would be learned and tested on."""
+    def check_in_one_split(self) -> None:
+        """
+        Checks that no image is both learned and tested on: links may lead from two splits to one file.
+
+        Raises:
+            InputError: one file is in two splits.
+        """
         places = {folder: os.path.realpath(folder) for folder in {entry.path.parent for entry in self.entries}}
         seen: dict[str, Entry] = {}
         for entry in self.entries:
@@ -138,21 +149,6 @@ class Inventory:
                     f"--dataset_name {self.root}: {paths[0]} and {paths[1]} are the same file, in two splits: remove "
                     "one of the two."
                 )
-
-
-def is_image_folder(root: Path) -> bool:
-    """
-    Whether a folder holds plain images, one class a folder. Not one whose labels are in a table beside the images
-    (`metadata.csv`), and not one of tables or archives alone.
-    """
-    files = list(_files(root)) if root.is_dir() else []
-    if any(path.stem.lower() == "metadata" and path.suffix.lower() in _TABLES for path in files):
-        return False
-    entries = [_entry(root, path) for path in files]
-    if any(entry.reason is None for entry in entries):
-        return True
-    has_images = any(path.suffix.lower() in _readable_suffixes() for path in files)
-    return has_images and not any(path.suffix.lower() in _TABLES for path in files)
 
 
 def image_files(root: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from hub.run.errors import InputError, first_line
 from training.arguments import DataArguments
 from training.data.digits import load_digits_dataset
 from training.data.examples import Examples, Transparency
-from training.data.inventory import Inventory, is_image_folder
+from training.data.inventory import Inventory
 
 
 BUILT_IN = {"digits": load_digits_dataset}
@@ -101,8 +101,8 @@ def _load(arguments: DataArguments) -> tuple[DatasetDict, Sequence[str]]:
         return BUILT_IN[name](), ()
     if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
         raise InputError(f"--dataset_name {name} does not exist: give a Hub id, an existing folder or 'digits'.")
-    if is_image_folder(path):
-        return _load_images(Inventory.read(path))
+    if path.is_dir() and (inventory := Inventory.read(path)).is_of_plain_images:
+        return _load_images(inventory)
     try:
         if path.is_file():
             return datasets.load_dataset("parquet", data_files=str(path)), ()
@@ -117,6 +117,7 @@ def _load(arguments: DataArguments) -> tuple[DatasetDict, Sequence[str]]:
 
 def _load_images(inventory: Inventory) -> tuple[DatasetDict, Sequence[str]]:
     """The images of a folder as a data set that names the files; they are read when they are needed."""
+    inventory.check_in_one_split()
     splits = inventory.splits
     if not splits:
         raise InputError(

@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from hub.run.errors import InputError
+from hub.run.recipe import same_value
 from hub.run.text import without_local_path
-from training.arguments import GROUPS, REMOVED, Arguments, same_value
+from training.arguments import GROUPS, REMOVED, Arguments
 
 
 def recipe_of(arguments: Arguments, num_processes: int, mixed_precision: str) -> dict[str, Any]:
