@@ -1,8 +1,15 @@
-"""DyTox for `transformers`. Importing this package registers the model type `dytox` with the Auto classes."""
+"""
+Image classifiers that learn new classes step by step, for `transformers`. Importing this package registers its model
+types with the Auto classes.
+"""
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
+from .class_ranges import IncrementalModel
+from .configuration_branched import BranchedConfig
 from .configuration_dytox import DyToxConfig
+from .configuration_growing_head import GrowingHeadConfig
+from .modeling_branched import BranchedForImageClassification, BranchedModel
 from .modeling_dytox import (
     DyToxForImageClassification,
     DyToxImageClassifierOutput,
@@ -10,24 +17,41 @@ from .modeling_dytox import (
     DyToxModelOutput,
     DyToxPreTrainedModel,
 )
+from .modeling_growing_head import GrowingHeadForImageClassification, GrowingHeadModel
 
 
 __version__ = "0.2.0.dev0"
 
-AutoConfig.register("dytox", DyToxConfig)
-AutoModel.register(DyToxConfig, DyToxModel)
-AutoModelForImageClassification.register(DyToxConfig, DyToxForImageClassification)
+_ARCHITECTURES = (
+    (DyToxConfig, DyToxModel, DyToxForImageClassification),
+    (GrowingHeadConfig, GrowingHeadModel, GrowingHeadForImageClassification),
+    (BranchedConfig, BranchedModel, BranchedForImageClassification),
+)
+#: Image classifiers by the `model_type` of their config.
+MODELS: dict[str, type[IncrementalModel]] = {config.model_type: model for config, _, model in _ARCHITECTURES}
 
-# `save_pretrained` then copies the modeling files beside the weights, so that the folder loads without this package.
-DyToxConfig.register_for_auto_class()
-DyToxModel.register_for_auto_class("AutoModel")
-DyToxForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+for config_class, base_class, classifier_class in _ARCHITECTURES:
+    AutoConfig.register(config_class.model_type, config_class)
+    AutoModel.register(config_class, base_class)
+    AutoModelForImageClassification.register(config_class, classifier_class)
+    # `save_pretrained` then copies the code beside the weights, so that the folder loads without this package.
+    config_class.register_for_auto_class()
+    base_class.register_for_auto_class("AutoModel")
+    classifier_class.register_for_auto_class("AutoModelForImageClassification")
 
 __all__ = [
+    "MODELS",
+    "BranchedConfig",
+    "BranchedForImageClassification",
+    "BranchedModel",
     "DyToxConfig",
     "DyToxForImageClassification",
     "DyToxImageClassifierOutput",
     "DyToxModel",
     "DyToxModelOutput",
     "DyToxPreTrainedModel",
+    "GrowingHeadConfig",
+    "GrowingHeadForImageClassification",
+    "GrowingHeadModel",
+    "IncrementalModel",
 ]

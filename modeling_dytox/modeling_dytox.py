@@ -23,7 +23,9 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .class_ranges import IncrementalModel, auto_map_of
 from .configuration_dytox import DyToxConfig
+from .heads import HeadLinear, ProxyHead, init_like_pytorch
 
 
 @dataclass
@@ -56,11 +58,12 @@ class DyToxImageClassifierOutput(ImageClassifierOutput):
     """
     Output of [`DyToxForImageClassification`]: `loss`, `logits` of shape `(B, num_labels)`, `hidden_states` and
     `attentions` as for every image classifier of `transformers`, and the `task_embeddings` and `task_attentions` of
-    [`DyToxModelOutput`].
+    [`DyToxModelOutput`]; `embeddings` of shape `(B, T * D)` are the task embeddings side by side.
     """
 
     task_embeddings: torch.Tensor | None = None
     task_attentions: tuple[torch.Tensor, ...] | None = None
+    embeddings: torch.Tensor | None = None
 
 
 def softmax_at_least_float32(scores: torch.Tensor) -> torch.Tensor:
@@ -416,13 +419,6 @@ class DyToxTaskAttentionLayer(GradientCheckpointingLayer):
         return residual + self.drop_path(self.dropout(hidden_states)), attention
 
 
-class DyToxClassifierLinear(nn.Linear):
-    """
-    Linear layer of a classifier. It has its own class because it is initialised differently: `transformers`
-    initialises modules of remote code only if they own a parameter, so the parent module cannot do it.
-    """
-
-
 class DyToxClassifier(nn.Module):
     """
     Classifier: task embeddings `(B, K * D)` to logits `(B, num_classes)`.
@@ -437,7 +433,7 @@ class DyToxClassifier(nn.Module):
         super().__init__()
         width = num_embeddings * config.hidden_size
         self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.linear = DyToxClassifierLinear(width, num_classes)
+        self.linear = HeadLinear(width, num_classes)
 
     def forward(self, task_embeddings: torch.Tensor) -> torch.Tensor:
         return self.linear(self.layernorm(task_embeddings))
@@ -461,10 +457,7 @@ class DyToxPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Saves the model as `PreTrainedModel` does, with an `auto_map` that serves both Auto classes."""
         if self._auto_class is not None:
-            self.config.auto_map = {
-                "AutoModel": "modeling_dytox.DyToxModel",
-                "AutoModelForImageClassification": "modeling_dytox.DyToxForImageClassification",
-            }
+            self.config.auto_map = auto_map_of(self)
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @torch.no_grad()
@@ -472,9 +465,11 @@ class DyToxPreTrainedModel(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, DyToxEmbeddings):
             init.trunc_normal_(module.position_embeddings, std=std)
-            _init_like_pytorch(module.patch_embeddings)
-        elif isinstance(module, DyToxClassifierLinear):
-            _init_like_pytorch(module)
+            init_like_pytorch(module.patch_embeddings)
+        elif isinstance(module, HeadLinear):
+            init_like_pytorch(module)
+        elif isinstance(module, ProxyHead):
+            module.reset_parameters()
         elif isinstance(module, nn.ParameterList):
             for task_token in module:
                 init.trunc_normal_(task_token, std=std)
@@ -493,14 +488,6 @@ class DyToxPreTrainedModel(PreTrainedModel):
         local = module.local_position_weights().to(module.position_proj.weight)
         weight = torch.cat([local, module.position_proj.weight[len(local) :]])
         init.copy_(module.position_proj.weight, weight)
-
-
-def _init_like_pytorch(layer: nn.Linear | nn.Conv2d) -> None:
-    """Default initialisation of PyTorch, which the paper keeps for the patch projection and the classifiers."""
-    init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
-    if layer.bias is not None:
-        bound = 1 / math.sqrt(layer.weight[0].numel())
-        init.uniform_(layer.bias, -bound, bound)
 
 
 class DyToxModel(DyToxPreTrainedModel):
@@ -603,7 +590,7 @@ class DyToxModel(DyToxPreTrainedModel):
         return mask.masked_fill(hidden, torch.finfo(mask.dtype).min)[None, None]
 
 
-class DyToxForImageClassification(DyToxPreTrainedModel):
+class DyToxForImageClassification(DyToxPreTrainedModel, IncrementalModel):
     """
     DyTox with the classifiers of all steps: the task embedding of each step feeds the sigmoid classifier of that step,
     and the logits of all steps are concatenated. The step of an image is never given.
@@ -625,7 +612,7 @@ class DyToxForImageClassification(DyToxPreTrainedModel):
 
     def __init__(self, config: DyToxConfig) -> None:
         super().__init__(config)
-        self.num_labels: int = len(config.class_names)
+        self.num_labels = len(config.class_names)
         self.dytox = DyToxModel(config)
         self.classifiers = nn.ModuleList(
             [self._make_classifier(stop - start) for start, stop in config.classifier_class_ranges]
@@ -649,19 +636,13 @@ class DyToxForImageClassification(DyToxPreTrainedModel):
         Raises:
             `ValueError`: if there is no class name, or one is repeated or already known.
         """
-        class_names = self._new_class_names(class_names)
-        names = [*self.config.class_names, *class_names]
-        ranges = [*self.config.step_class_ranges, [self.num_labels, len(names)]]
+        super().add_task(class_names)
 
+    def grow(self, num_new_classes: int) -> None:
+        """A new task token and a new classifier, as the config says."""
         if self.config.token_expansion:
             self.dytox.add_task_token()
-        self.config.id2label = dict(enumerate(names))
-        self.config.label2id = {name: label for label, name in enumerate(names)}
-        self.config.class_ranges = ranges
         self.config.num_task_tokens = len(self.dytox.task_tokens)
-        self.num_labels = len(names)
-        self.config.validate()
-
         start, stop = self.config.classifier_class_ranges[-1]
         classifier = self._make_classifier(stop - start).to(device=self.device, dtype=self.dtype)
         classifier.apply(self._init_weights)
@@ -673,22 +654,13 @@ class DyToxForImageClassification(DyToxPreTrainedModel):
         num_embeddings = 1 if self.config.independent_classifiers else len(self.dytox.task_tokens)
         return DyToxClassifier(self.config, num_classes, num_embeddings)
 
-    def _new_class_names(self, class_names: Sequence[str]) -> list[str]:
-        if isinstance(class_names, str) or not class_names:
-            raise ValueError(f"class_names={class_names!r} must be a list of at least one class name.")
-        class_names = list(class_names)
-        known = set(self.config.class_names)
-        for position, name in enumerate(class_names):
-            if not isinstance(name, str):
-                raise ValueError(f"class_names[{position}]={name!r} must be a string.")
-            if name in known:
-                raise ValueError(f"class_names[{position}]={name!r} is a class the model has already: name it once.")
-            known.add(name)
-        return class_names
-
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        step: int | None = None,
+        **kwargs: Any,
     ) -> DyToxImageClassifierOutput:
         r"""
         Args:
@@ -697,6 +669,7 @@ class DyToxForImageClassification(DyToxPreTrainedModel):
             labels (`torch.Tensor`, *optional*): label ids of shape `(B,)`, or targets in [0, 1] of shape
                 `(B, num_labels)`. The loss is the binary cross-entropy of the paper (section 4.1), averaged over
                 images and classes, unless `config.problem_type` asks for another.
+            step (`int`, *optional*): lets only the classes of this step compete, counted from 1.
             kwargs (`dict`, *optional*): `output_hidden_states`, `output_attentions` and `return_dict`, as for every
                 model of `transformers`.
 
@@ -706,12 +679,13 @@ class DyToxForImageClassification(DyToxPreTrainedModel):
         outputs = self.dytox(pixel_values, **kwargs)
         logits = self.classify(outputs.task_embeddings)
         return DyToxImageClassifierOutput(
-            loss=None if labels is None else self._loss(labels, logits),
-            logits=logits,
+            loss=None if labels is None else self.loss_of(labels, logits),
+            logits=self.only_step(logits, step),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             task_embeddings=outputs.task_embeddings,
             task_attentions=outputs.task_attentions,
+            embeddings=outputs.task_embeddings.flatten(1),
         )
 
     def classify(self, task_embeddings: torch.Tensor) -> torch.Tensor:
@@ -723,13 +697,6 @@ class DyToxForImageClassification(DyToxPreTrainedModel):
         return torch.cat(
             [classifier(embedding) for classifier, embedding in zip(self.classifiers, embeddings, strict=True)], dim=-1
         )
-
-    def _loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        if self.config.problem_type == "multi_label_classification":
-            if labels.ndim == 1:
-                labels = nn.functional.one_hot(labels.long(), num_classes=logits.shape[-1])
-            labels = labels.to(logits.dtype)
-        return self.loss_function(labels, logits, self.config)
 
 
 __all__ = [

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig
 
-from modeling_dytox import DyToxConfig, DyToxForImageClassification
+from modeling_dytox import MODELS, DyToxConfig, DyToxForImageClassification, IncrementalModel
 
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -62,3 +63,24 @@ def changed(model: DyToxForImageClassification, before: Mapping[str, torch.Tenso
     """Names of the parameters that are not as `before`, new ones included."""
     after = model.state_dict()
     return {name for name in after if name not in before or not torch.equal(after[name], before[name])}
+
+
+# The other architectures: `model_type` and fields of the config.
+RIVALS: list[dict[str, Any]] = [
+    {"model_type": "growing_head"},
+    {"model_type": "growing_head", "head_bias": False, "bias_correction": True},
+    {"model_type": "growing_head", "head": "cosine"},
+    {"model_type": "growing_head", "head": "proxy", "num_proxies": 3},
+    {"model_type": "growing_head", "prediction": "nearest_mean"},
+    {"model_type": "branched"},
+]
+
+
+def make_rival(model_type: str, **options: Any) -> IncrementalModel:
+    """A small model of another architecture in eval mode, whose numbers are all far from their initial values."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = MODELS[model_type](AutoConfig.for_model(model_type, **SIZES | options)).eval()
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.add_(torch.randn_like(tensor), alpha=0.3)
+    return model

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelFor
 
 from modeling_dytox import DyToxConfig, DyToxForImageClassification, DyToxModel
 from modeling_dytox.image_processing import make_image_processor
-from tests.modeling_dytox.small import RANGES, SIZES, VARIANTS, changed, make_images, make_model
+from tests.modeling_dytox.small import RANGES, RIVALS, SIZES, VARIANTS, changed, make_images, make_model, make_rival
 
 
 CLASS_NAMES = ["cat", "dog", "fox", "owl", "bee"]
@@ -34,7 +34,9 @@ for folder in folders:
     outputs = model(images)
     logits[folder] = outputs.logits.detach()
     base_model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-    assert (base_model(images).task_embeddings == outputs.task_embeddings).all()
+    name = "branch_embeddings" if "branch_embeddings" in outputs else "embeddings"
+    embeddings = base_model(images).get("task_embeddings", base_model(images).get("branch_embeddings"))
+    assert (embeddings.flatten(1) == outputs[name].flatten(1)).all()
     model.add_task(["new class"])
     assert model(images).logits.shape[1] == outputs.logits.shape[1] + 1
 save_file(logits, logits_file)
@@ -67,8 +69,10 @@ def test_auto_classes_make_our_classes(model: DyToxForImageClassification, folde
 
 def test_folder_holds_safetensors_and_code_alone(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {
+        "class_ranges.py",
         "config.json",
         "configuration_dytox.py",
+        "heads.py",
         "model.safetensors",
         "modeling_dytox.py",
         "preprocessor_config.json",
@@ -83,9 +87,11 @@ def test_folder_holds_safetensors_and_code_alone(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_remote_code_gives_the_same_bits(tmp_path: Path) -> None:
-    folders = [tmp_path / str(number) for number, _ in enumerate(VARIANTS)]
-    for folder, switches in zip(folders, VARIANTS, strict=True):
-        make_model(class_ranges=RANGES, **switches).save_pretrained(folder)
+    models = [make_model(class_ranges=RANGES, **switches) for switches in VARIANTS]
+    models += [make_rival(class_ranges=RANGES, **fields) for fields in RIVALS]
+    folders = [tmp_path / str(number) for number, _ in enumerate(models)]
+    for folder, model in zip(folders, models, strict=True):
+        model.save_pretrained(folder)
     images = make_images(DyToxConfig.from_pretrained(folders[0]))
     images_file, logits_file = tmp_path / "images.safetensors", tmp_path / "logits.safetensors"
     save_file({"images": images}, images_file)

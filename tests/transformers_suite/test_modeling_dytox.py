@@ -12,7 +12,17 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_modeling_common import ModelTesterMixin, floats_tensor
 
-from modeling_dytox import DyToxConfig, DyToxForImageClassification, DyToxModel
+from modeling_dytox import (
+    BranchedConfig,
+    BranchedForImageClassification,
+    BranchedModel,
+    DyToxConfig,
+    DyToxForImageClassification,
+    DyToxModel,
+    GrowingHeadConfig,
+    GrowingHeadForImageClassification,
+    GrowingHeadModel,
+)
 
 
 BATCH_SIZE = 5
@@ -31,9 +41,12 @@ SIZES: dict[str, Any] = {
 @pytest.fixture(scope="module", autouse=True)
 def known_to_transformers() -> Iterator[None]:
     """The suite finds out from these tables which class is the base model and which one takes labels."""
+    names = {"dytox": "DyTox", "growing_head": "GrowingHead", "branched": "Branched"}
+    base = {model_type: f"{name}Model" for model_type, name in names.items()}
+    classifiers = {model_type: f"{name}ForImageClassification" for model_type, name in names.items()}
     with (
-        patch.dict(MODEL_MAPPING_NAMES, dytox="DyToxModel"),
-        patch.dict(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, dytox="DyToxForImageClassification"),
+        patch.dict(MODEL_MAPPING_NAMES, base),
+        patch.dict(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, classifiers),
     ):
         yield
 
@@ -48,11 +61,12 @@ class DyToxModelTester:
     num_attention_heads = SIZES["num_attention_heads"]
     seq_length = (SIZES["image_size"] // SIZES["patch_size"]) ** 2
 
-    def __init__(self, class_ranges: list[list[int]] | None) -> None:
+    def __init__(self, config_class: type[DyToxConfig], class_ranges: list[list[int]] | None) -> None:
+        self.config_class = config_class
         self.class_ranges = class_ranges
 
     def get_config(self) -> DyToxConfig:
-        return DyToxConfig(**SIZES, class_ranges=self.class_ranges)
+        return self.config_class(**SIZES, class_ranges=self.class_ranges)
 
     def prepare_config_and_inputs_for_common(self) -> tuple[DyToxConfig, dict[str, torch.Tensor]]:
         shape = [BATCH_SIZE, 3, SIZES["image_size"], SIZES["image_size"]]
@@ -61,13 +75,16 @@ class DyToxModelTester:
 
 class DyToxModelTest(ModelTesterMixin, unittest.TestCase):
     all_model_classes = (DyToxModel, DyToxForImageClassification)
+    config_class: type[DyToxConfig] = DyToxConfig
     # There is no vocabulary.
     test_resize_embeddings = False
     class_ranges: list[list[int]] | None = None
 
     def setUp(self) -> None:
-        self.model_tester = DyToxModelTester(self.class_ranges)
-        self.config_tester = ConfigTester(self, config_class=DyToxConfig, has_text_modality=False, hidden_size=36)
+        self.model_tester = DyToxModelTester(self.config_class, self.class_ranges)
+        self.config_tester = ConfigTester(
+            self, config_class=self.config_class, has_text_modality=False, hidden_size=36
+        )
 
     def test_config(self) -> None:
         self.config_tester.run_common_tests()
@@ -96,3 +113,17 @@ class DyToxTwoStepsModelTest(DyToxModelTest):
     @unittest.skip(reason="It changes num_labels alone, which contradicts class ranges that are written out.")
     def test_can_load_ignoring_mismatched_shapes(self) -> None:
         pass
+
+
+class GrowingHeadModelTest(DyToxModelTest):
+    """The architecture with one growing head."""
+
+    all_model_classes = (GrowingHeadModel, GrowingHeadForImageClassification)
+    config_class = GrowingHeadConfig
+
+
+class BranchedModelTest(DyToxModelTest):
+    """The architecture with a branch a step."""
+
+    all_model_classes = (BranchedModel, BranchedForImageClassification)
+    config_class = BranchedConfig
