@@ -23,7 +23,8 @@ if not __package__:
 
 from hub.run.atomic import write_aside
 from hub.run.errors import InputError
-from training.arguments import parse_arguments
+from training.methods.dytox import DyTox
+from training.parsing import parse_arguments
 
 
 SCRIPT = Path(__file__).resolve().parents[1] / "training" / "incremental.py"
@@ -142,7 +143,7 @@ def check_options(options: Sequence[str]) -> None:
         `InputError`: if an option is wrong, or does not fit the rows of the ablation.
     """
     arguments = parse_arguments(options)
-    if arguments.method.method != "dytox":
+    if arguments.method.method != DyTox.name:
         raise InputError(f"--method {arguments.method.method} has no components of DyTox to add: leave it out.")
     if arguments.output.push_to_hub:
         raise InputError("--push_to_hub would publish every row to one repository: publish a row's folder yourself.")

@@ -11,14 +11,15 @@ from training.arguments import (
     Arguments,
     ContinuationArguments,
     DataArguments,
+    MemoryArguments,
     MethodArguments,
     ModelArguments,
     OptimizationArguments,
-    OptionParser,
     OutputArguments,
-    check_arguments,
     option,
 )
+from training.methods.dytox import DyTox, DyToxOptions
+from training.parsing import OptionParser, check_arguments
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -87,7 +88,8 @@ class Options:
             DataArguments(dataset_name="digits", classes_per_step=self.run.classes_per_step),
             ContinuationArguments(),
             self.model,
-            MethodArguments(distillation=self.run.mode == "train_teacher"),
+            MethodArguments(DyTox.name),
+            MemoryArguments(),
             OptimizationArguments(
                 per_device_train_batch_size=self.run.batch_size,
                 num_workers=self.run.num_workers,
@@ -95,6 +97,7 @@ class Options:
                 seed=self.run.seed,
             ),
             OutputArguments(),
+            DyToxOptions(distillation=self.run.mode == "train_teacher"),
         )
 
     def with_implementation(self, name: Literal["ours", "t_pass"]) -> "Options":

@@ -49,7 +49,11 @@ class TPassDyTox(nn.Module):
         pixel_values = pixel_values.to(weights["dytox.task_tokens.0"].dtype)
         embeddings = self.oracle.task_embeddings(weights, self.model.config, pixel_values)
         task_embeddings = torch.stack(embeddings, dim=1)
-        return DyToxImageClassifierOutput(logits=self.model.classify(task_embeddings), task_embeddings=task_embeddings)
+        return DyToxImageClassifierOutput(
+            logits=self.model.classify(task_embeddings),
+            task_embeddings=task_embeddings,
+            embeddings=task_embeddings.flatten(1),
+        )
 
 
 def load_oracle() -> ModuleType:

@@ -21,12 +21,14 @@ from training.data.augmentation import Normalizer, make_train_transform
 from training.data.batches import BatchLayout, TrainingBatches
 from training.data.examples import Examples
 from training.data.loading import Batch, TrainingLoader
-from training.data.scenario import Step
+from training.data.scenario import LearnedClasses, Scenario, Step
+from training.loop.context import StepContext
 from training.loop.epoch import EpochTrainer
+from training.loop.evaluation import Evaluator
+from training.loop.learner import LossModule
 from training.loop.phase import freeze, make_optimizer, train_mode_except_frozen
-from training.methods import LossModule, make_method
+from training.methods import make_method
 from training.methods.dytox import DyTox
-from training.run.model import make_model
 from training.seeding import derive_seed, seed_everything
 
 
@@ -89,7 +91,7 @@ def make_inference(options: Options) -> Workload:
 
     def embed() -> None:
         with torch.no_grad():
-            method.herding_embedding(forward, pixel_values).float().cpu().numpy()
+            method.embed(forward, pixel_values).float().cpu().numpy()
 
     return Workload(predict if run.mode == "eval" else embed, device, model)
 
@@ -125,12 +127,14 @@ class Training:
         self.model, self.learner = make_learner(options, step, device)
         # At the peak of its schedule.
         peak = self.learner.phase.learning_rate
-        optimizer = make_optimizer(self.learner, arguments.optimization.weight_decay, peak)
+        optimizer = make_optimizer(self.learner, self.learner.phase, arguments.optimization.weight_decay, peak)
         prepared, optimizer = self.accelerator.prepare(self.learner, optimizer)
         train_mode_except_frozen(prepared)
         normalize = Normalizer(make_image_processor(options.model.image_size), device)
         self.batch = make_batch(options)
-        self.trainer = EpochTrainer(self.accelerator, prepared, optimizer, normalize, step.num_seen_classes)
+        self.trainer = EpochTrainer(
+            self.accelerator, prepared, self.learner, optimizer, normalize, step.num_seen_classes
+        )
         self.progress = tqdm(disable=True)
 
     def step(self) -> None:
@@ -143,22 +147,30 @@ def make_learner(options: Options, step: Step, device: torch.device) -> tuple[Dy
     method = cast(DyTox, make_method(options.training))
     model = make_grown_model(options, max(step.number - 1, 1), device)
     if step.number > 1:
-        method.before_growth(model, step)
-        method.grow(model, step)
+        context = make_context(options, step, model)
+        method.before_growth(context)
+        method.grow(context)
     (phase, *_) = method.phases(step)
     freeze(model, phase.frozen)
     learner = LossModule(method, model, step, phase)
     learner.model = _implementation(options, model)
     if method.teacher is not None:
-        method.teacher = _implementation(options, method.teacher)
+        method.teacher = _implementation(options, cast(DyToxForImageClassification, method.teacher))
     return model, learner
+
+
+def make_context(options: Options, step: Step, model: DyToxForImageClassification) -> StepContext:
+    """The step as the hooks of the method see it; its images are not asked for."""
+    scenario = Scenario([step], step.train, step.train, LearnedClasses())
+    evaluator = Evaluator(Accelerator(), make_image_processor(options.model.image_size), options.run.batch_size, 0)
+    return StepContext(step, model, None, scenario, evaluator, options.run.seed)
 
 
 def make_grown_model(
     options: Options, num_steps: int, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> DyToxForImageClassification:
     """A model that knows `num_steps` steps, with weights as they are drawn."""
-    model = make_model(options.training, make_step(options, 1))
+    model = cast(DyToxForImageClassification, make_method(options.training).build(make_step(options, 1)))
     for number in range(2, num_steps + 1):
         model.add_task(make_step(options, number).class_names)
     nn.Module.to(model, device, dtype)

@@ -1,19 +1,11 @@
-"""The options of a run: dataclasses, read from a YAML recipe and from the command line, which wins."""
+"""The options that all methods share, as dataclasses; [`training.parsing`] reads them."""
 
-import difflib
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn, get_args, get_type_hints
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
 
-import yaml
-from accelerate.tracking import get_available_trackers
-from transformers import HfArgumentParser
-
-from hub.run.errors import InputError, one_line
-from hub.run.recipe import same_value
+from hub.run.errors import InputError
 
 
 class Bound(NamedTuple):
@@ -115,42 +107,23 @@ class ModelArguments:
 
 @dataclass
 class MethodArguments:
-    """How the model learns without forgetting."""
+    """How the model learns without forgetting; the options of one method alone stand in its own file."""
 
     method: str | None = option(
-        "Class-incremental method: 'dytox', 'replay', 'finetune' or 'joint'. By default 'dytox', or the method that "
-        "the continued model was learned with."
+        "Class-incremental method, see the list at the end. By default the first of it, or the one that the continued "
+        "model was learned with."
     )
-    distillation: bool = option("dytox: learn from the model of the previous step.", True)
-    distillation_temperature: PositiveFloat = option("dytox: temperature of the distillation.", 1.0)
-    divergence_weight: NonNegativeFloat = option("dytox: weight of the divergence loss; 0 switches it off.", 0.1)
-    token_expansion: bool = option("Give each step a task token of its own; false keeps one for all (ablation).", True)
-    independent_classifiers: bool = option(
-        "Give each step a classifier of its own; false draws one for all classes at each step (ablation).", True
-    )
-    finetuning_epochs: NonNegativeInt = option("dytox: epochs of the finetuning phase; 0 switches it off.", 20)
-    finetuning_learning_rate: NonNegativeFloat = option(
-        "dytox: constant learning rate of finetuning (see learning_rate).", 5e-5
-    )
-    shuffle_finetuning: bool = option(
-        "dytox: draw the exemplars of finetuning at random. false takes them in stored order and drops the last, "
-        "incomplete batch and with it the newest classes, as the authors' code does.",
-        True,
-    )
+
+
+@dataclass
+class MemoryArguments:
+    """Rehearsal memory, of the methods that keep one."""
+
     memory_size: NonNegativeInt = option("Exemplars in the rehearsal memory, shared by all classes seen.", 2000)
     fixed_memory: bool = option("Give each class the share it will have after the last step.", False)
     augmented_herding: bool = option(
         "Herd on augmented training images, as the authors' code does, instead of the images themselves.", False
     )
-    mixup_alpha: NonNegativeFloat = option(
-        "MixUp (DyTox+): parameter of the Beta distribution; 0 switches it off.", 0.0
-    )
-    mixup_label_smoothing: Fraction = option("Label smoothing of the targets under MixUp, in [0, 1).", 0.1)
-    sam_rho: NonNegativeFloat = option(
-        "dytox: radius of sharpness-aware minimisation (DyTox++) in the main phase from step 2 on; 0 switches it off.",
-        0.0,
-    )
-    sam_adaptive: bool = option("Scale that radius by the size of each weight (ASAM).", True)
 
 
 @dataclass
@@ -180,6 +153,10 @@ class OptimizationArguments:
         "epoch shows one in so many images, and their order depends on the number of the epoch alone.",
         1,
     )
+    mixup_alpha: NonNegativeFloat = option(
+        "MixUp (DyTox+): parameter of the Beta distribution; 0 switches it off.", 0.0
+    )
+    mixup_label_smoothing: Fraction = option("Label smoothing of the targets under MixUp, in [0, 1).", 0.1)
     mixed_precision: Literal["no", "bf16", "fp16"] | None = option(
         "Precision of forward and backward passes. By default the one that accelerate is configured for."
     )
@@ -203,6 +180,10 @@ class OutputArguments:
     push_to_hub: bool = option("Publish each finished step as a revision of hub_model_id.", False)
     hub_model_id: str | None = option("Repository on the Hub, 'org/name'. Required by push_to_hub.")
     hub_private_repo: bool = option("Create the repository as a private one.", False)
+    license: str | None = option(
+        "Licence of the published models, as the Hub names it, such as 'apache-2.0'. By default the cards name none: "
+        "what was learned from images may depend on their terms."
+    )
     push_memory: bool = option(
         "Publish the rehearsal memory of each step as well, images included, as the data set hub_model_id + "
         "'-memory': others can then continue the model. Mind the terms of the images.",
@@ -217,21 +198,28 @@ class OutputArguments:
 
 @dataclass
 class Arguments:
-    """All options of a run, by group."""
+    """
+    All options of a run, by group.
+
+    Args:
+        options: those of the method alone, an instance of its `Options`.
+    """
 
     data: DataArguments
     continuation: ContinuationArguments
     model: ModelArguments
     method: MethodArguments
+    memory: MemoryArguments
     optimization: OptimizationArguments
     output: OutputArguments
+    options: Any
 
     def recipe(self) -> dict[str, Any]:
         """The options that decide the result of the run: equal recipes with equal seeds give equal models."""
         recipe: dict[str, Any] = {}
         if self.continuation.model_name_or_path is not None:
             recipe |= asdict(self.continuation)
-        for group in (self.data, self.model, self.method, self.optimization):
+        for group in (self.data, self.model, self.method, self.options, self.memory, self.optimization):
             recipe |= asdict(group)
         for name in ("num_workers", "per_device_eval_batch_size", "attn_implementation", "torch_compile"):
             del recipe[name]
@@ -243,145 +231,16 @@ class Arguments:
         return options.per_device_train_batch_size * options.gradient_accumulation_steps * num_processes
 
 
+#: The groups that all methods share, in the order of [`Arguments`].
 GROUPS: tuple[Any, ...] = (
     DataArguments,
     ContinuationArguments,
     ModelArguments,
     MethodArguments,
+    MemoryArguments,
     OptimizationArguments,
     OutputArguments,
 )
-# What the paper cuts CIFAR-100 and ImageNet-100 into.
-DEFAULT_CLASSES_PER_STEP = 10
-DEFAULT_METHOD = "dytox"
-
-
-class RemovedOption(NamedTuple):
-    """
-    An option that earlier versions had.
-
-    Args:
-        default: the value at which it changed nothing.
-        advice (`str`): what to use instead.
-    """
-
-    default: Any
-    advice: str
-
-
-REMOVED: dict[str, RemovedOption] = {}
-# The options that take several values.
-_LISTS = ("class_order",)
-
-
-class OptionParser(HfArgumentParser):
-    """Reports bad values in one line instead of the usage of all options."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message[0].upper()}{message[1:]}; see --help for all options.")
-
-
-def parse_arguments(command_line: Sequence[str] | None = None) -> Arguments:
-    """
-    Reads the options from the command line and from the YAML file that `--config` names; the command line wins.
-
-    Raises:
-        InputError: an option is unknown, has a bad value, or contradicts another.
-    """
-    parser = OptionParser(
-        list(GROUPS),
-        description="Learns the classes of a data set step by step; each step is a model of its own.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", help="YAML file of these options; the command line wins.")
-    command_line = list(sys.argv[1:] if command_line is None else command_line)
-    config = _config_of(command_line)
-    from_file = read_config_file(Path(config)) if config else []
-    *groups, _, unknown = parser.parse_args_into_dataclasses(
-        [*from_file, *command_line], return_remaining_strings=True, look_for_args_file=False
-    )
-    if unknown:
-        raise InputError(_unknown_option(unknown[0]))
-    arguments = Arguments(*groups)
-    if arguments.continuation.model_name_or_path is None:
-        if arguments.data.classes_per_step is None:
-            arguments.data.classes_per_step = DEFAULT_CLASSES_PER_STEP
-        arguments.method.method = arguments.method.method or DEFAULT_METHOD
-    check_arguments(arguments)
-    return arguments
-
-
-def read_config_file(path: Path) -> list[str]:
-    """
-    The options of a YAML file, as command-line arguments.
-
-    Raises:
-        InputError: the file is missing, is not a mapping, or holds an unknown option.
-    """
-    if not path.is_file():
-        raise InputError(f"--config {path} does not exist: give the path of a YAML file, see training/recipes/.")
-    try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--config {path} is not valid YAML ({one_line(error)}).") from error
-    if not isinstance(options, dict):
-        raise InputError(f"--config {path} holds {type(options).__name__}: expected lines of 'option: value'.")
-    return [word for name, value in options.items() for word in _words(str(name), value, path)]
-
-
-def _config_of(command_line: Sequence[str]) -> str | None:
-    """The value of `--config`, found before the other options are read."""
-    parser = OptionParser([], add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    config: str | None = parser.parse_known_args(command_line)[0].config
-    return config
-
-
-def _words(name: str, value: Any, path: Path) -> list[str]:
-    """An entry of a YAML file as words of a command line; none where it leaves the default."""
-    if name not in option_names():
-        if name in REMOVED and same_value(value, REMOVED[name].default):
-            return []
-        raise InputError(_unknown_option(name, f" in {path}"))
-    values = value if isinstance(value, list) else [value]
-    if name in _LISTS and value is not None:
-        return [f"--{name}", *map(str, values)]
-    if len(values) != 1:
-        raise InputError(f"{name} in {path} is the list {value}: give one value.")
-    if values == [None]:
-        return []
-    # YAML reads a bare `no` as false.
-    text = "no" if name == "mixed_precision" and values == [False] else values[0]
-    # In one piece: a value such as -1e-4 alone would look like an option.
-    return [f"--{name}={text}"]
-
-
-def option_names() -> list[str]:
-    """Names of all options, in the order of `--help`."""
-    return [option.name for group in GROUPS for option in fields(group)]
-
-
-def check_arguments(arguments: Arguments) -> None:
-    """
-    Checks each option on its own and against the others, before anything is loaded.
-
-    Raises:
-        InputError: with the first contradiction.
-    """
-    if not arguments.data.dataset_name:
-        raise InputError(
-            "--dataset_name is missing: give a Hub id, a folder or 'digits', or a recipe such as "
-            "--config training/recipes/digits.yaml."
-        )
-    for group in vars(arguments).values():
-        check_bounds(group)
-    _check_sizes(arguments.model)
-    _check_tracker(arguments.output.report_to)
-    _check_continuation(arguments.continuation)
-    if arguments.output.push_to_hub and not arguments.output.hub_model_id:
-        raise InputError("--push_to_hub needs a repository: add --hub_model_id org/name.")
-    if arguments.output.push_memory and not arguments.output.push_to_hub:
-        raise InputError("--push_memory publishes beside the model: add --push_to_hub, or leave it out.")
 
 
 def check_bounds(options: Any) -> None:
@@ -407,37 +266,3 @@ def _bounds_in(hint: Any) -> Iterator[Bound]:
     """The bounds in the type of an option, `PositiveInt` or `PositiveInt | None`."""
     for part in (hint, *get_args(hint)):
         yield from (bound for bound in getattr(part, "__metadata__", ()) if isinstance(bound, Bound))
-
-
-def _check_sizes(model: ModelArguments) -> None:
-    if model.image_size % model.patch_size:
-        raise InputError(
-            f"--image_size {model.image_size} is not a multiple of --patch_size {model.patch_size}: change one."
-        )
-    if model.hidden_size % model.num_attention_heads:
-        raise InputError(
-            f"--hidden_size {model.hidden_size} is not a multiple of --num_attention_heads "
-            f"{model.num_attention_heads}: change one."
-        )
-
-
-def _check_tracker(name: str) -> None:
-    # accelerate would leave it out without a word.
-    if name != "none" and name not in map(str, get_available_trackers()):
-        raise InputError(f"--report_to {name} is not installed: pip install {name}, or choose --report_to none.")
-
-
-def _check_continuation(options: ContinuationArguments) -> None:
-    if options.model_name_or_path is None:
-        for name, default in asdict(ContinuationArguments()).items():
-            value = getattr(options, name)
-            if value != default:
-                raise InputError(f"--{name} {value} needs --model_name_or_path, the published model to continue.")
-
-
-def _unknown_option(name: str, where: str = "") -> str:
-    if (removed := REMOVED.get(name.lstrip("-").partition("=")[0])) is not None:
-        return f"Option {name}{where} was removed: {removed.advice}"
-    close = difflib.get_close_matches(name.lstrip("-"), option_names(), n=1)
-    hint = f"did you mean --{close[0]}?" if close else "see --help for all options."
-    return f"Unknown option {name}{where}: {hint}"

@@ -23,15 +23,14 @@ if not __package__:
 
 from accelerate import Accelerator
 from datasets import disable_progress_bars
+from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from hub.run.atomic import write_aside
 from hub.run.errors import InputError, last_message
-from modeling_dytox import DyToxConfig
 from training.arguments import (
     DataArguments,
     NonNegativeInt,
-    OptionParser,
     OutputArguments,
     PositiveInt,
     check_bounds,
@@ -41,6 +40,7 @@ from training.data.scenario import select_by_name
 from training.data.splits import load_test_split
 from training.loop.evaluation import Evaluation, Evaluator
 from training.loop.malloc import keep_freed_pages
+from training.parsing import OptionParser
 from training.run.comparison import RecordedStep, agreement, compare, conclusion, to_table
 from training.run.model_source import ModelSource
 
@@ -138,7 +138,7 @@ def evaluate(arguments: EvaluationArguments, accelerator: Accelerator) -> None:
             write_numbers(arguments, measured, recorded, agreement(metrics), len(test))
 
 
-def describe(config: DyToxConfig, measured: Evaluation) -> str:
+def describe(config: PreTrainedConfig, measured: Evaluation) -> str:
     """What the model knows, and the steps of which there was no image."""
     num_steps = len(config.step_class_ranges)
     lacking = [str(step) for step, value in enumerate(measured.accuracy_per_step, start=1) if value is None]

@@ -16,6 +16,12 @@ if not __package__:
     # Launched as a file: Python puts this folder first on the path, where its modules would hide installed ones.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from training.parsing import parse_or_exit
+
+
+# Before torch is imported, which takes seconds: help and errors in options come at once.
+ARGUMENTS = parse_or_exit() if __name__ == "__main__" else None
+
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from datasets import disable_progress_bars
@@ -27,21 +33,18 @@ from hub.publishing.client_errors import quiet_client
 from hub.publishing.destination import Destination
 from hub.run.errors import UserError, last_message
 from hub.run.results import RunResults, StepResults
-from modeling_dytox import DyToxForImageClassification
-from training.arguments import Arguments, parse_arguments
-from training.data.examples import Examples, concatenate
+from modeling_dytox import IncrementalModel
+from training.arguments import Arguments
 from training.data.loading import EvalTransform, Preprocess, TrainTransform
-from training.data.memory import RehearsalMemory
 from training.data.scenario import Step
+from training.loop.context import StepContext
 from training.loop.disk import disk_errors_named
 from training.loop.interruption import Interrupted, interruptible
 from training.loop.logs import Stopwatch
 from training.loop.malloc import keep_freed_pages
 from training.loop.processes import make_accelerator, on_main_process
-from training.methods import Phase
-from training.run.model import make_model
 from training.run.results import add_step, table
-from training.run.resume import Progress, resume
+from training.run.resume import Progress, WithinStep, resume
 from training.run.setup import Setup, prepare, set_up
 from training.seeding import seed_everything
 
@@ -73,33 +76,31 @@ def run(arguments: Arguments, accelerator: Accelerator) -> None:
 
 def learn(setup: Setup, progress: Progress, publisher: BackgroundPublisher) -> None:
     """Algorithm 1 of the paper over all steps, with rehearsal memory, evaluation and publishing around it."""
-    model, memory, results, within = progress.model, progress.memory, progress.results, progress.within
+    model, results, within = progress.model, progress.results, progress.within
+    method = setup.method
     # Kept in `progress`, an old model and a saved state would stay in memory for the rest of the run.
     progress.model = progress.within = None
     for step in setup.scenario.steps_after(len(results.steps)):
         stopwatch = Stopwatch(within.state.train_seconds if within else 0.0)
-        seed_everything(setup.seed, step.number, "grow")
-        if model is not None:
-            setup.method.before_growth(model, step)
-        if within is not None:
-            model = within.model
-        else:
-            model = make_model(setup.arguments, step) if model is None else setup.method.grow(model, step)
+        context = begin_step(setup, step, model, within)
+        model = context.model
 
         memory_is_updated = within is not None and within.memory_is_updated
-        for phase in setup.method.phases(step):
+        for phase in method.phases(step):
             if phase.after_memory_update and not memory_is_updated:
-                update_memory(setup, model, memory, step)
+                update_memory(setup, context)
                 memory_is_updated = True
             if within is None or phase == within.phase:
-                examples = examples_of(phase, step, memory, setup)
+                examples = context.examples(phase.data, phase.held_out)
                 setup.trainer.train(model, step, phase, examples, stopwatch, within.state if within else None)
                 within = None
+                seed_everything(setup.seed, step.number, "after", phase.name)
+                method.after_phase(context, phase)
         if not memory_is_updated:
-            update_memory(setup, model, memory, step)
-        setup.method.after_step(model, step)
+            update_memory(setup, context)
+        method.after_step(context)
 
-        results = add_step(results, evaluate(setup, model, step, memory, stopwatch))
+        results = add_step(results, evaluate(setup, context, stopwatch))
         setup.log.write(asdict(results.last))
         save(setup, model, step, results)
         setup.accelerator.print(f"\n{table(results)}\n")
@@ -108,16 +109,30 @@ def learn(setup: Setup, progress: Progress, publisher: BackgroundPublisher) -> N
     on_main_process(setup.accelerator, setup.checkpoints.clear)
 
 
-def update_memory(
-    setup: Setup, model: DyToxForImageClassification, memory: RehearsalMemory | None, step: Step
-) -> None:
+def begin_step(setup: Setup, step: Step, model: IncrementalModel | None, within: WithinStep | None) -> StepContext:
+    """A step with its model: as it was saved within the step, new, or that of the step before, grown."""
+    method = setup.method
+    seed_everything(setup.seed, step.number, "grow")
+    if model is None:
+        context = setup.context(step, within.model if within else method.build(step))
+    else:
+        context = setup.context(step, model)
+        method.before_growth(context)
+        context.model = within.model if within else method.grow(context)
+    if within is not None:
+        method.load_state(within.state.method_tensors)
+    return context
+
+
+def update_memory(setup: Setup, context: StepContext) -> None:
     """Herds exemplars of the new classes, cuts old classes to their new share, and saves the memory."""
+    memory, step, model = context.memory, context.step, context.model
     if memory is None:
         return
     prepare_images: Preprocess = EvalTransform(setup.processor)
-    if setup.arguments.method.augmented_herding:
+    if setup.arguments.memory.augmented_herding:
         prepare_images = TrainTransform(setup.processor, setup.trainer.transform, setup.seed, step.number, "herding")
-    features = setup.evaluator.features(model, step.train, setup.method.herding_embedding, prepare_images)
+    features = setup.evaluator.features(model, step.train, setup.method.embed, prepare_images)
     # The main process decides: rounding may differ between processes, but there is one memory.
     (chosen,) = broadcast_object_list([memory.choose(step, features)])
     memory.update(step, chosen)
@@ -128,23 +143,13 @@ def update_memory(
             memory.save(path, model.config.class_names)
 
     on_main_process(setup.accelerator, save_memory)
+    setup.method.after_memory(context)
 
 
-def examples_of(phase: Phase, step: Step, memory: RehearsalMemory | None, setup: Setup) -> Examples:
-    """The images that a phase learns from."""
-    if phase.data == "all":
-        return setup.scenario.seen_train(step)
-    examples = [step.train] if phase.data in ("new", "new+memory") else []
-    if phase.data in ("memory", "new+memory") and memory is not None and memory.examples is not None:
-        examples.append(memory.examples)
-    return concatenate(examples)
-
-
-def evaluate(
-    setup: Setup, model: DyToxForImageClassification, step: Step, memory: RehearsalMemory | None, stopwatch: Stopwatch
-) -> StepResults:
+def evaluate(setup: Setup, context: StepContext, stopwatch: Stopwatch) -> StepResults:
     """Measures the model on the test images of all classes seen."""
     train_seconds = stopwatch.seconds
+    step, model, memory = context.step, context.model, context.memory
     test = setup.scenario.seen_test(step)
     evaluation = setup.evaluator.evaluate(model, test, task_aware=setup.arguments.output.task_aware_eval)
     return evaluation.step_results(
@@ -158,11 +163,14 @@ def evaluate(
     )
 
 
-def save(setup: Setup, model: DyToxForImageClassification, step: Step, results: RunResults) -> None:
+def save(setup: Setup, model: IncrementalModel, step: Step, results: RunResults) -> None:
     """Writes the step folder, which marks the step finished, and deletes its checkpoints."""
+    output = setup.arguments.output
+    if output.license is not None:
+        model.config.license = output.license
 
     def write() -> None:
-        hub_model_id = setup.arguments.output.hub_model_id
+        hub_model_id = output.hub_model_id
         setup.folder.save_step(
             step.number,
             model,
@@ -213,16 +221,19 @@ def check_hub(setup: Setup, publisher: BackgroundPublisher) -> None:
     )
 
 
-def main() -> None:
+def main(arguments: Arguments | None = None) -> None:
     """
     Runs the script. Bad input ends it with one line and exit status 2; a signal with one line and 128 plus its number.
+
+    Args:
+        arguments (`Arguments`, *optional*): the options; read from the command line if they are not given.
     """
+    arguments = arguments or parse_or_exit()
     disable_progress_bars()
     logging.disable_progress_bar()
     quiet_client()
     try:
         with interruptible():
-            arguments = parse_arguments()
             accelerator = make_accelerator(arguments)
             run(arguments, accelerator)
             accelerator.end_training()
@@ -243,6 +254,6 @@ def exit_now(status: int) -> None:
     sys.exit(status)
 
 
-if __name__ == "__main__":
+if ARGUMENTS is not None:
     keep_freed_pages()
-    main()
+    main(ARGUMENTS)

@@ -14,7 +14,11 @@ _TAGS = ("continual-learning", "class-incremental-learning", "image-classificati
 
 
 def model_metadata(
-    results: RunResults, method: MethodCard, repo_id: str, images_per_class: int | None = None
+    results: RunResults,
+    method: MethodCard,
+    repo_id: str,
+    license: str | None = None,
+    images_per_class: int | None = None,
 ) -> ModelCardData:
     """
     The metadata of a step.
@@ -23,6 +27,7 @@ def model_metadata(
         results (`RunResults`): of the run up to the step.
         method (`MethodCard`): gives the tags of the method.
         repo_id (`str`): repository that the step is published to.
+        license (`str`, *optional*): of the weights, as the Hub names it; without one the card names none.
         images_per_class (`int`, *optional*): only so many test images of each class were measured.
     """
     last_ancestor = results.ancestors[-1].model if results.ancestors else ""
@@ -31,7 +36,7 @@ def model_metadata(
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
-        license="apache-2.0",
+        license=license,
         tags=list(dict.fromkeys([*map(printable, method.tags), *_TAGS])),
         base_model=base_model,
         base_model_relation="finetune" if base_model else None,

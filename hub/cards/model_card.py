@@ -66,7 +66,7 @@ def render_card(folder: StepFolder, hub_model_id: str | None = None) -> str:
     method, recipe = _method_card(results), _quoted(options)
     limit = options.get("max_eval_samples_per_class")
     card = ModelCard.from_template(
-        card_data=model_metadata(results, method, repo_id, limit),
+        card_data=model_metadata(results, method, repo_id, folder.config.license, limit),
         template_str=_TEMPLATE.read_text(encoding="utf-8"),
         title=_title(results, method),
         tag=folder.tag,
@@ -87,6 +87,7 @@ def render_card(folder: StepFolder, hub_model_id: str | None = None) -> str:
         other_runs=_other_runs_sentence(results, others),
         num_runs=len(others) + 1,
         summary=_summary(results, others),
+        license=folder.config.license and code_span(folder.config.license),
         rows=[_row(step, others) for step in results.steps],
         has_gaps=any(step.accuracy is None for step in results.steps),
         has_unrecorded_forgetting=_has_unrecorded_forgetting(results),
@@ -241,9 +242,12 @@ def _summary(results: RunResults, others: Sequence[OtherRun]) -> list[list[str]]
         ("Forgetting", results.forgetting, [run.forgetting for run in others]),
         ("Backward transfer", results.backward_transfer, [run.backward_transfer for run in others]),
     ]
+    if results.last.head_accuracy is not None:
+        numbers.insert(1, ("Accuracy of the head's largest logit", results.last.head_accuracy, [None for _ in others]))
     if len(results.datasets) > 1:
         note = " (test images of different data sets)"
-        numbers[2:] = [(name + note, own, other) for name, own, other in numbers[2:]]
+        start = next(place for place, (name, *_) in enumerate(numbers) if name.startswith("Average"))
+        numbers[start:] = [(name + note, own, other) for name, own, other in numbers[start:]]
     return [
         [name, _percent(own), _percent_of(Spread.of([own, *other]))] if others else [name, _percent(own)]
         for name, own, other in numbers

@@ -27,12 +27,14 @@ class ModelConfig:
         class_ranges (`tuple[tuple[int, ...], ...]`, *optional*): for each step its half-open range of label ids. A
             model of one step may lack it.
         problem_type (`str`, *optional*): how scores come from logits.
+        license (`str`, *optional*): of the weights, as the Hub names it.
     """
 
     id2label: dict[str, str]
     auto_map: dict[str, str]
     class_ranges: tuple[tuple[Count, ...], ...] | None = None
     problem_type: str | None = None
+    license: str | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "ModelConfig":

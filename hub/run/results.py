@@ -24,7 +24,13 @@ OVER_ALL_CLASSES = (
     "calibration",
 )
 # Left out of the file where there is nothing to say.
-_OPTIONAL_KEYS = ("accuracy_of_measured", "measured_classes", "average_task_aware_accuracy", "ancestors")
+_OPTIONAL_KEYS = (
+    "accuracy_of_measured",
+    "measured_classes",
+    "head_accuracy",
+    "average_task_aware_accuracy",
+    "ancestors",
+)
 # Earlier versions may have rounded what they wrote.
 _TOLERANCE = 1e-3
 
@@ -81,6 +87,8 @@ class StepResults:
         accuracy_of_measured (`float`, *optional*): accuracy on the test images that there are, where `accuracy` is
             None.
         measured_classes (`tuple[str, ...]`, *optional*): the classes of these images.
+        head_accuracy (`float`, *optional*): accuracy of the largest logit of the head, where the model predicts by
+            another rule, such as the nearest class mean.
     """
 
     step: Count
@@ -101,6 +109,7 @@ class StepResults:
     backward_transfer: Difference | None = None
     accuracy_of_measured: Fraction | None = None
     measured_classes: tuple[str, ...] | None = None
+    head_accuracy: Fraction | None = None
 
     def accuracy_text(self, percent: Callable[[float], str] = "{:.2%}".format) -> str:
         """

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import ablation
 from modeling_dytox import DyToxConfig
 from tests.command_line import words
-from training.arguments import parse_arguments
+from training.parsing import parse_arguments
 
 
 # Name and folder of each row, and the option that the next row switches on.
@@ -115,7 +115,7 @@ def test_launched_as_a_file_a_row_is_a_run_of_the_script(command_line: Callable[
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--method", "replay"], "--method replay has no components of DyTox"),
+        (["--method", "der"], "--method der has no components of DyTox"),
         (["--distillation", "false"], "--distillation False leaves out the distillation in every row"),
         (["--divergence_weight", "0"], "--divergence_weight 0.0 leaves out the divergence classifier in every row"),
         (["--push_to_hub", "true", "--hub_model_id", "a/b"], "--push_to_hub would publish every row to one"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.command_line import words
+from training.methods import METHODS
 
 
 if TYPE_CHECKING:
@@ -94,6 +95,28 @@ def load(hub: "LocalHub", sources: list[tuple[str, dict[str, str]]], remote_code
     assert done.returncode == 0, done.stderr[-3000:]
     found: list[tuple[str, str]] = json.loads(done.stdout)
     return found
+
+
+def test_models_of_every_method_load_from_their_revisions_with_and_without_the_package(
+    local_hub: "LocalHub", tiny_options: dict[str, object], tmp_path: Path
+) -> None:
+    runs = [
+        words(tiny_options | {"num_classes": 4, "method": method, "output_dir": tmp_path / method})
+        for method in METHODS
+    ]
+    trained = local_hub.run_python(TRAIN.format(runs=runs, lost=str(tmp_path / "lost")))
+    assert trained.stderr.count("status 0") == len(METHODS), trained.stderr[-3000:]
+    for method in METHODS:
+        command = ("-m", "hub.publish", str(tmp_path / method), "--hub_model_id", f"org/{method}")
+        published = local_hub.finish(local_hub.start_client(*command))
+        assert published.returncode == 0, published.stderr[-3000:]
+    here = [(str(tmp_path / method / "step2"), {}) for method in METHODS]
+    there = [(f"org/{method}", {"revision": "step2"}) for method in METHODS]
+    modules, logits = zip(*load(local_hub, [*here, *there], remote_code=False), strict=True)
+    remote_modules, remote_logits = zip(*load(local_hub, there, remote_code=True), strict=True)
+    assert set(modules) == {"modeling_dytox"} and set(remote_modules) == {"transformers_modules"}
+    assert logits[: len(METHODS)] == logits[len(METHODS) :] == remote_logits
+    assert len(set(remote_logits)) == len(METHODS)
 
 
 def test_a_hub_out_of_reach_stops_a_new_run_but_none_that_has_begun(

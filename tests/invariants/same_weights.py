@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from training.arguments import parse_arguments
-from training.incremental import update_memory
-from training.run.model import make_model
+from training.incremental import begin_step, update_memory
+from training.parsing import parse_arguments
 from training.run.setup import set_up
 from training.seeding import seed_everything
 
@@ -41,12 +40,13 @@ def look(accelerator: Accelerator, words: list[str]) -> list[dict[str, Any]]:
     found = []
     model = None
     for step in setup.scenario.steps:
+        context = begin_step(setup, step, model, None)
+        model = context.model
         seed_everything(0, step.number)
-        model = make_model(setup.arguments, step) if model is None else setup.method.grow(model, step)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.normal_(std=0.3)
-        update_memory(setup, model, setup.memory, step)
+        update_memory(setup, context)
         evaluation = setup.evaluator.evaluate(model, setup.scenario.seen_test(step), task_aware=True)
         assert setup.memory is not None and setup.memory.examples is not None
         found.append({"exemplars": setup.memory.examples.source_indices.tolist(), **asdict(evaluation)})

@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from training.methods import METHODS
+
 
 pytestmark = pytest.mark.slow
 Logged = Callable[[Path], list[dict[str, Any]]]
@@ -72,6 +74,28 @@ def test_from_the_same_weights_exemplars_and_metrics_are_the_same(
         assert len({step["expected_calibration_error"] for step in steps}) == 3
     plain, augmented = ([step["exemplars"] for step in steps] for steps in found[0])
     assert plain != augmented, "augmented herding looks at other pixels"
+
+
+def test_every_method_gives_the_same_run_on_one_process_and_on_two(
+    launcher: Any, small_options: dict[str, object], logged: Logged, tmp_path: Path
+) -> None:
+    script = (str(Path(__file__).with_name("every_method.py")),)
+    options = small_options | {"num_classes": 4, "num_epochs": 2, "finetuning_epochs": None}
+    for num_processes in (1, 2):
+        folder = tmp_path / str(num_processes)
+        batch = {"per_device_train_batch_size": 24 // num_processes, "output_dir": folder}
+        launcher.run(num_processes, options | batch, script)
+    for method in METHODS:
+        one, two = (tmp_path / str(number) / method for number in (1, 2))
+        losses = [[record["loss"] for record in logged(folder) if "loss" in record] for folder in (one, two)]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-3), method
+        assert accuracies(one) == pytest.approx(accuracies(two), abs=0.02), method
+        if METHODS[method].uses_memory:
+            mine, chosen = exemplars(one, 2), exemplars(two, 2)
+            assert len(mine & chosen) >= 0.9 * len(mine) == 0.9 * len(chosen), method
+        weights, others = (load_file(folder / "step2" / "model.safetensors") for folder in (one, two))
+        for name, tensor in weights.items():
+            torch.testing.assert_close(tensor, others[name], atol=5e-3, rtol=1e-2, msg=f"{method}: {name}")
 
 
 def test_two_processes_that_were_stopped_end_as_those_that_were_not(

@@ -14,9 +14,11 @@ from accelerate import Accelerator
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 
+from tests.command_line import words as command_line
 from training import incremental
-from training.arguments import Arguments, parse_arguments
+from training.arguments import Arguments
 from training.data.examples import Examples
+from training.parsing import parse_arguments
 
 
 Folder = Mapping[str, Mapping[str, Sequence[PILImage.Image | bytes]]]
@@ -52,15 +54,6 @@ def to_bytes(image: PILImage.Image | bytes, file_format: str = "PNG", **options:
 def own_datasets_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps what `datasets` caches of local folders out of the user's cache."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets_cache"))
-
-
-def command_line(options: Mapping[str, object]) -> list[str]:
-    """Options as words of a command line: a list gives several, None leaves the option out."""
-    words: list[str] = []
-    for name, value in options.items():
-        if value is not None:
-            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return words
 
 
 def train(options: Mapping[str, object]) -> Path:

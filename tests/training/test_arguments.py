@@ -1,21 +1,25 @@
 """Options: from a YAML file, from the command line, and the errors of both."""
 
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from hub.run.errors import InputError
-from training import arguments as arguments_of_training
-from training import evaluate
-from training.arguments import GROUPS, REMOVED, Arguments, RemovedOption, parse_arguments
+from hub.run.results import RunResults, StepResults
+from training import evaluate, parsing
+from training.arguments import GROUPS, Arguments
 from training.evaluate import EvaluationArguments
+from training.methods import METHODS
+from training.parsing import REMOVED, RemovedOption, parse_arguments
 
 
-FIELDS = {option.name: option for group in GROUPS for option in fields(group)}
+FIELDS = {option.name: option for group in (*GROUPS, METHODS["dytox"].Options) for option in fields(group)}
 DATA = ("--dataset_name", "digits")
 
 Write = Callable[[str | bytes], str]
@@ -65,9 +69,9 @@ def test_without_a_file_the_defaults_hold(write_recipe: Write) -> None:
     for name, option in FIELDS.items():
         assert value_of(arguments, name) == decided.get(name, option.default)
     assert parse_arguments(["--config", write_recipe("# nothing\n"), *DATA]) == arguments
-    # A published model decides both.
-    continued = parse_arguments([*DATA, "--model_name_or_path", "org/name"])
-    assert (continued.data.classes_per_step, continued.method.method) == (None, None)
+    # A published model is taught all new classes at once.
+    continued = parse_arguments([*DATA, "--model_name_or_path", "org/name", "--method", "dytox"])
+    assert continued.data.classes_per_step is None
 
 
 VALUES: list[tuple[str, Any]] = [
@@ -141,6 +145,78 @@ def test_an_option_that_was_removed_is_ignored_at_its_old_default_and_refused_ot
     assert error_of(*DATA, "--warm_restarts=0") == f"Option --warm_restarts=0 {refused}"
 
 
+def test_options_of_a_method_stand_in_its_block_and_blocks_of_others_are_skipped(write_recipe: Write) -> None:
+    recipe = write_recipe("dytox: {sam_rho: 2, finetuning_epochs: 3}\nwa: {distillation_temperature: 4}\nder:\n")
+    config = ["--config", recipe, *DATA]
+    assert value_of(parse_arguments(config), "sam_rho") == 2
+    assert value_of(parse_arguments([*config, "--sam_rho", "5"]), "sam_rho") == 5, "the command line wins"
+    assert parse_arguments([*config, "--method", "wa"]).options == METHODS["wa"].Options(4.0)
+    assert parse_arguments([*config, "--method", "der"]).options == METHODS["der"].Options()
+    for content, part in (
+        ("wa: 3", "wa in {} is 3: expected a block of options of --method wa."),
+        (
+            "wa: {sam_rho: 2}",
+            "option sam_rho in the block wa of {}: --method wa has distillation_temperature.",
+        ),
+        ("replay: {sam_rho: 2}", "--method replay has no options of its own."),
+    ):
+        assert part.format(recipe) in error_of("--config", write_recipe(content), *DATA)
+
+
+def test_an_option_of_another_method_is_refused_but_for_its_default_in_a_file(write_recipe: Write) -> None:
+    message = error_of(*DATA, "--method", "wa", "--sam_rho", "2")
+    assert message == (
+        "Option --sam_rho belongs to --method dytox, not to wa: leave it out, or choose another method."
+    )
+    assert "belongs to --method dytox and der, not to replay" in error_of(
+        *DATA, "--method=replay", "--finetuning_epochs=3"
+    )
+    # As earlier versions saved them, for all methods alike.
+    flat = "method: replay\ndistillation: true\nfinetuning_epochs: 20\nsam_rho: 0\n"
+    assert parse_arguments(["--config", write_recipe(flat), *DATA]).options == METHODS["replay"].Options()
+    recipe = write_recipe("method: replay\nsam_rho: 2")
+    assert error_of("--config", recipe, *DATA) == (
+        f"sam_rho 2 in {recipe} is an option of --method dytox, not of replay: leave it out, or put it into a block "
+        "'dytox:'."
+    )
+
+
+def test_a_model_is_taught_by_the_method_it_was_learned_with(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    step = StepResults(
+        step=1, classes=("a",), num_seen_classes=1, accuracy=1.0, accuracy_per_step=(1.0,), num_parameters=1
+    )
+    results = RunResults(dataset="d", num_steps=1, class_order=("a",), seed=0, method="icarl", steps=(step,))
+    results = replace(results, average_incremental_accuracy=1.0, last_accuracy=1.0)
+    words = [*DATA, "--model_name_or_path", str(tmp_path)]
+    for learned, asked, taught in (("icarl", [], "icarl"), ("icarl", ["--method", "wa"], "wa"), ("joint", [], None)):
+        replace(results, method=learned).write(tmp_path / "results.json")
+        if taught:
+            assert parse_arguments([*words, *asked]).method.method == taught
+        else:
+            assert "The method joint, with which the model was learned, cannot continue a model" in error_of(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "part"),
+    [
+        (["--help"], 0, "dynamically expandable representation"),
+        (["--method", "wa", "--help"], 0, "--distillation_temperature"),
+        (["--dataset_name", "digits", "--memory_sise", "3"], 2, "did you mean --memory_size?"),
+        (["--dataset_name", "digits", "--method", "wa", "--sam_rho", "2"], 2, "belongs to --method dytox"),
+        (["--dataset_name", "digits", "--hidden_size", "7"], 2, "is not a multiple of"),
+    ],
+)
+def test_help_and_refusals_come_before_torch_is_imported(root: Path, words: list[str], status: int, part: str) -> None:
+    script = [sys.executable, "-X", "importtime", "training/incremental.py", *words]
+    ended = subprocess.run(script, cwd=root, capture_output=True, text=True, check=False)
+    imported = {
+        line.rpartition("|")[2].strip() for line in ended.stderr.splitlines() if line.startswith("import time")
+    }
+    assert ended.returncode == status and part in ended.stdout + ended.stderr
+    assert "training.parsing" in imported and not imported & {"torch", "accelerate", "datasets", "torchvision", "timm"}
+
+
 # The lower bound of every number but those in a range of their own.
 BOUNDS = {
     1: "classes_per_step initial_classes num_classes max_train_samples_per_class max_eval_samples_per_class "
@@ -164,20 +240,30 @@ def test_every_number_is_refused_out_of_its_bounds() -> None:
             assert error_of(*DATA, f"--{name}", value) == f"--{name} {value} must be in [0, 1)."
     message = error_of(*DATA, "--distillation_temperature", "0")
     assert message == "--distillation_temperature 0.0 must be greater than 0."
-    hints = {name: hint for group in GROUPS for name, hint in get_type_hints(group).items()}
+    hints = {
+        name: hint for group in (*GROUPS, METHODS["dytox"].Options) for name, hint in get_type_hints(group).items()
+    }
     assert {name for name, hint in hints.items() if {int, float} & {hint, *get_args(hint)}} == bounded
+    for method, kind in METHODS.items():
+        for name, hint in get_type_hints(kind.Options).items():
+            if hint in (int, float):
+                assert f"--{name} -1" in error_of(*DATA, "--method", method, f"--{name}=-1")
 
 
 @pytest.mark.parametrize(
-    ("script", "groups"),
-    [(arguments_of_training, GROUPS), (evaluate, [EvaluationArguments])],
-    ids=["train", "evaluate"],
+    ("script", "words", "groups"),
+    [
+        (parsing, [], [*GROUPS, METHODS["dytox"].Options]),
+        (parsing, ["--method", "der"], [*GROUPS, METHODS["der"].Options]),
+        (evaluate, [], [EvaluationArguments]),
+    ],
+    ids=["train", "train by another method", "evaluate"],
 )
 def test_help_explains_every_option_with_its_default(
-    script: Any, groups: list[Any], capsys: pytest.CaptureFixture[str]
+    script: Any, words: list[str], groups: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        script.parse_arguments(["--help"])
+        script.parse_arguments([*words, "--help"])
     assert caught.value.code == 0
     # The terminal's width decides where lines break.
     text = "".join(capsys.readouterr().out.split())
@@ -200,6 +286,9 @@ def test_the_recipe_holds_what_decides_the_result_and_nothing_else(make_argument
     recipe = make_arguments().recipe()
     irrelevant = {"num_workers": 7, "per_device_eval_batch_size": 3, "output_dir": "elsewhere", "hub_model_id": "a/b"}
     assert make_arguments(**irrelevant, overwrite_output_dir=1).recipe() == recipe
-    for name, value in (("seed", 1), ("num_epochs", 3), ("method", "joint"), ("hidden_size", 96), ("num_classes", 2)):
+    for name, value in (("seed", 1), ("num_epochs", 3), ("hidden_size", 96), ("num_classes", 2), ("sam_rho", 3)):
         changed = make_arguments(**{name: value}).recipe()
         assert {key for key in recipe if recipe[key] != changed[key]} == {name}
+    # The options of one method are part of its own recipes alone.
+    other = make_arguments(method="wa").recipe()
+    assert recipe.keys() - other.keys() == {option.name for option in fields(METHODS["dytox"].Options)} - other.keys()

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
-from tests.training.conftest import Outcome, command_line, train
+from tests.command_line import words as command_line
+from tests.training.conftest import Outcome, train
 from training import evaluate
 from training.data.digits import load_digits_dataset
 from training.loop.evaluation import Evaluation

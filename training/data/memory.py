@@ -123,6 +123,7 @@ class RehearsalMemory:
         """
         try:
             dataset = Dataset(pq.read_table(path, page_checksum_verification=True))
+            images = dataset.select_columns(["image"])
             columns = dataset.select_columns(["label", "step", "source_index"]).to_dict()
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
@@ -130,9 +131,9 @@ class RehearsalMemory:
                 f"delete {path.stem} and the later steps to learn them again, or start again with "
                 "--overwrite_output_dir."
             ) from error
-        self.steps = np.array(columns["step"], dtype=np.int64)
         labels, sources = (np.array(columns[name], dtype=np.int64) for name in ("label", "source_index"))
-        self.examples = Examples(dataset.select_columns(["image"]), labels, sources, self.transparency)
+        self.examples = Examples(images, labels, sources, self.transparency)
+        self.steps = np.array(columns["step"], dtype=np.int64)
 
 
 def _without_paths(table: pa.Table) -> pa.Table:

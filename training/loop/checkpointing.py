@@ -1,7 +1,8 @@
 """
 The state of a run at its last epoch boundaries, from which it resumes.
 
-A state holds what training changes: the config of the model, model, auxiliary modules, optimizer, loss scale. It does
+A state holds what training changes: the config of the model, model, auxiliary modules, optimizer, loss scale, and what
+the hooks of the method have made. It does
 not hold what follows from the recipe: the learning rate follows from the epoch, and every random draw from the seed,
 step, phase and epoch (see [`training.seeding`]), so there are no random streams to save. Teacher and memory come from
 the folder of the run.
@@ -34,8 +35,9 @@ NUM_NEWEST_KEPT = 2
 FILE_NAME = re.compile(r"step(\d+)_phase(\d+)_epoch(\d+)\.safetensors")
 # Fields of a state beside its tensors.
 FIELDS = ("position", "train_seconds", "num_log_records", "loss_scale", "config")
-# Where [`tensors_of`] puts the weights of the model.
+# Where [`tensors_of`] puts the weights of the model, and [`method_tensors`] what a method keeps beside it.
 MODEL_PREFIX = "learner.model."
+METHOD_PREFIX = "method."
 
 
 class Position(NamedTuple):
@@ -64,7 +66,8 @@ class TrainingState:
         num_log_records (`int`): records of `log.jsonl` so far.
         loss_scale (`dict[str, Any]`, *optional*): state of the scaler of float16; None in other precisions.
         config (`dict[str, Any]`): of the model: its shape may change within a step.
-        tensors (`dict[str, Tensor]`): model, auxiliary modules and optimizer, see [`tensors_of`].
+        tensors (`dict[str, Tensor]`): model, auxiliary modules and optimizer, see [`tensors_of`], and what the method
+            keeps, see [`method_tensors`].
     """
 
     position: Position
@@ -77,11 +80,15 @@ class TrainingState:
     @property
     def model_tensors(self) -> dict[str, Tensor]:
         """The weights of the model, by name."""
-        return {
-            name.removeprefix(MODEL_PREFIX): tensor
-            for name, tensor in self.tensors.items()
-            if name.startswith(MODEL_PREFIX)
-        }
+        return self._with_prefix(MODEL_PREFIX)
+
+    @property
+    def method_tensors(self) -> dict[str, Tensor]:
+        """What the hooks of the method had made beside the model, by name."""
+        return self._with_prefix(METHOD_PREFIX)
+
+    def _with_prefix(self, prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
 
 
 class Checkpoints:
@@ -148,6 +155,11 @@ def tensors_of(learner: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
+def method_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the hooks of a method have made, as tensors of a state."""
+    return {f"{METHOD_PREFIX}{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
 def load_tensors(tensors: Mapping[str, Tensor], learner: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """
     Loads the result of [`tensors_of`].
@@ -162,7 +174,7 @@ def load_tensors(tensors: Mapping[str, Tensor], learner: nn.Module, optimizer: t
         owner, _, name = key.partition(".")
         if owner == "learner":
             learner_state[name] = tensor
-        else:
+        elif owner == "optimizer":
             parameter, _, name = name.partition(".")
             optimizer_state.setdefault(int(parameter), {})[name] = tensor
     learner.load_state_dict(learner_state)

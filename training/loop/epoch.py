@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from training.data.augmentation import Normalizer
 from training.data.loading import Batch
+from training.loop.learner import LossModule
 from training.loop.sam import SharpnessAwareMinimization
 from training.methods.losses import one_hot_targets
 
@@ -22,6 +23,7 @@ class EpochTrainer:
     Args:
         accelerator (`Accelerator`): processes, device and precision.
         learner (`nn.Module`): the [`LossModule`] as the accelerator prepared it.
+        module (`LossModule`): the same before that, for the hooks of its method.
         optimizer (`torch.optim.Optimizer`): as the accelerator prepared it.
         normalize (`Normalizer`): makes pixels the input of the model.
         num_classes (`int`): classes seen so far.
@@ -33,6 +35,7 @@ class EpochTrainer:
         self,
         accelerator: Accelerator,
         learner: nn.Module,
+        module: LossModule,
         optimizer: torch.optim.Optimizer,
         normalize: Normalizer,
         num_classes: int,
@@ -41,6 +44,7 @@ class EpochTrainer:
     ) -> None:
         self.accelerator = accelerator
         self.learner = learner
+        self.module = module
         self.optimizer = optimizer
         self.normalize = normalize
         self.num_classes = num_classes
@@ -77,8 +81,11 @@ class EpochTrainer:
             self.optimizer.zero_grad()
             self._backward(inputs)
             self.sam.descend()
+        method = self.module.method
+        method.after_backward(self.module)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        method.after_update(self.module)
         return terms
 
     def _backward(self, inputs: Sequence[tuple[float, tuple[Tensor, Tensor]]]) -> dict[str, Tensor]:

@@ -13,14 +13,14 @@ from transformers import ViTImageProcessor
 
 from hub.run import results
 from hub.run.results import StepResults
-from modeling_dytox import DyToxForImageClassification
+from modeling_dytox import IncrementalModel
 from training.data.examples import Examples
 from training.data.loading import EvalTransform, Preprocess, evaluation_batches
 from training.metrics import (
+    confidences_of,
     expected_calibration_error,
     old_new_bias,
     reliability_bins,
-    sigmoid_confidences,
     task_aware_predictions,
     top_k_accuracy,
 )
@@ -41,6 +41,8 @@ class Evaluation:
         calibration (`list[ReliabilityBin]`, *optional*): the bins that give the expected calibration error.
         accuracy_of_measured (`float`, *optional*): accuracy on the test images that exist, where `accuracy` is None.
         measured_labels (`list[int]`, *optional*): label ids of the classes of these images.
+        head_accuracy (`float`, *optional*): accuracy of the largest logit of the head, where the model predicts by
+            another rule.
     """
 
     accuracy: float | None
@@ -53,6 +55,7 @@ class Evaluation:
     calibration: list[ReliabilityBin] | None = None
     accuracy_of_measured: float | None = None
     measured_labels: list[int] | None = None
+    head_accuracy: float | None = None
 
     def step_results(self, class_names: Sequence[str], **fields: Any) -> StepResults:
         """
@@ -69,6 +72,7 @@ class Evaluation:
             accuracy_per_step=tuple(self.accuracy_per_step),
             expected_calibration_error=self.expected_calibration_error,
             old_new_bias=self.old_new_bias,
+            head_accuracy=self.head_accuracy,
             task_aware_accuracy=self.task_aware_accuracy,
             task_aware_accuracy_per_step=None if per_step is None else tuple(per_step),
             calibration=None if bins is None else tuple(results.ReliabilityBin(**content) for content in bins),
@@ -97,12 +101,12 @@ class Evaluator:
         self.batch_size = batch_size
         self.num_workers = num_workers
 
-    def evaluate(self, model: DyToxForImageClassification, test: Examples, task_aware: bool = False) -> Evaluation:
+    def evaluate(self, model: IncrementalModel, test: Examples, task_aware: bool = False) -> Evaluation:
         """
         Accuracies of `model` on `test`; predictions are the largest logit of all classes it knows.
 
         Args:
-            model (`DyToxForImageClassification`): what to measure.
+            model (`IncrementalModel`): what to measure.
             test (`Examples`): images of the classes of the steps.
             task_aware (`bool`): whether to also measure accuracy with the step of each image given, so that only the
                 classes of that step compete. This is the task-incremental setting, which is easier: the accuracy
@@ -114,34 +118,39 @@ class Evaluator:
         Raises:
             FloatingPointError: the model gives logits that are not finite.
         """
-        logits = self._run(model, test, lambda pixel_values: model(pixel_values).logits, self.processed)
-        return summarize(logits, test.labels, model.config.step_class_ranges, task_aware)
+        readouts = self._run(model, test, lambda pixel_values: _readouts(model(pixel_values)), self.processed)
+        config, logits = model.config, readouts[:, 0]
+        measured = summarize(logits, test.labels, config.step_class_ranges, config.problem_type, task_aware)
+        if readouts.shape[1] > 1 and measured.accuracy is not None:
+            head_accuracy = float((readouts[:, 1].argmax(axis=1) == test.labels).mean())
+            measured = replace(measured, head_accuracy=head_accuracy)
+        return measured
 
     def features(
         self,
-        model: DyToxForImageClassification,
+        model: IncrementalModel,
         examples: Examples,
-        embed: Callable[[DyToxForImageClassification, Tensor], Tensor],
-        prepare: Preprocess,
+        embed: Callable[[IncrementalModel, Tensor], Tensor],
+        prepare: Preprocess | None = None,
     ) -> np.ndarray:
         """
-        Embeddings of examples, for herding.
+        Embeddings of examples, or other outputs of a model.
 
         Args:
-            model (`DyToxForImageClassification`): what embeds.
+            model (`IncrementalModel`): what embeds.
             examples (`Examples`): images.
             embed: gives the embeddings `(B, d)` of pixel values.
-            prepare (`Preprocess`): turns images into pixel values.
+            prepare (`Preprocess`, *optional*): turns images into pixel values; by default as for evaluation.
 
         Returns:
             `np.ndarray` of shape `(n, d)`: the embeddings, in the order of the examples.
         """
-        return self._run(model, examples, lambda pixel_values: embed(model, pixel_values), prepare)
+        return self._run(model, examples, lambda pixel_values: embed(model, pixel_values), prepare or self.processed)
 
     @torch.no_grad()
     def _run(
         self,
-        model: DyToxForImageClassification,
+        model: IncrementalModel,
         examples: Examples,
         forward: Callable[[Tensor], Tensor],
         prepare: Preprocess,
@@ -171,8 +180,19 @@ class Evaluator:
             yield forward(batch.images.to(self.accelerator.device, non_blocking=True)).cpu().numpy()
 
 
+def _readouts(outputs: Any) -> Tensor:
+    """Logits `(B, 1, C)`, or `(B, 2, C)` where the model predicts by another rule than those of its head."""
+    head_logits = outputs.get("head_logits")
+    readouts = [outputs.logits] if head_logits is None else [outputs.logits, head_logits]
+    return torch.stack(readouts[: 1 if head_logits is outputs.logits else 2], dim=1)
+
+
 def summarize(
-    logits: np.ndarray, labels: np.ndarray, class_ranges: Sequence[Sequence[int]], task_aware: bool = False
+    logits: np.ndarray,
+    labels: np.ndarray,
+    class_ranges: Sequence[Sequence[int]],
+    problem_type: str | None,
+    task_aware: bool = False,
 ) -> Evaluation:
     """
     Accuracies from logits.
@@ -181,7 +201,8 @@ def summarize(
         logits (`np.ndarray` of shape `(n, C)`): of all classes seen.
         labels (`np.ndarray` of shape `(n,)`): label ids.
         class_ranges (`Sequence[Sequence[int]]`): for each step its half-open range `[start, stop)` of label ids.
-        task_aware (`bool`): whether to measure the task-aware accuracies.
+        problem_type (`str`, *optional*): of the model's config; decides how scores come from logits.
+        task_aware (`bool`, *optional*, defaults to `False`): whether to measure the task-aware accuracies.
 
     Returns:
         `Evaluation`: the accuracies.
@@ -204,13 +225,18 @@ def summarize(
     accuracy = float(correct.mean())
     if not has_all_classes:
         return replace(measured, accuracy_of_measured=accuracy, measured_labels=np.unique(labels).tolist())
-    return replace(measured, accuracy=accuracy, **_over_all_classes(logits, labels, class_ranges[-1][0]))
+    return replace(
+        measured,
+        accuracy=accuracy,
+        **_over_all_classes(logits, labels, class_ranges[-1][0], confidences_of(logits, problem_type)),
+    )
 
 
-def _over_all_classes(logits: np.ndarray, labels: np.ndarray, num_old_classes: int) -> dict[str, Any]:
+def _over_all_classes(
+    logits: np.ndarray, labels: np.ndarray, num_old_classes: int, confidences: np.ndarray
+) -> dict[str, Any]:
     """The fields of [`Evaluation`] beside accuracies that need test images of every class."""
     predictions = logits.argmax(axis=1)
-    confidences = sigmoid_confidences(logits)
     return {
         "top5_accuracy": top_k_accuracy(logits, labels, k=5),
         "expected_calibration_error": expected_calibration_error(confidences, predictions == labels),

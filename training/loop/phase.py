@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -16,19 +16,21 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import ViTImageProcessor
 
-from modeling_dytox import DyToxForImageClassification
+from hub.run.errors import InputError, first_line
+from modeling_dytox import IncrementalModel
 from training.arguments import Arguments, OptimizationArguments
 from training.data.augmentation import Normalizer, make_mixup, make_train_transform
 from training.data.batches import Batches, BatchLayout, ReferenceBatches, TrainingBatches
 from training.data.examples import Examples
 from training.data.loading import TrainingLoader
 from training.data.scenario import Step
-from training.loop.checkpointing import Checkpoints, Position, TrainingState, load_tensors, tensors_of
+from training.loop.checkpointing import Checkpoints, Position, TrainingState, load_tensors, method_tensors, tensors_of
 from training.loop.epoch import EpochTrainer
+from training.loop.learner import LossModule
 from training.loop.logs import RunLog, Stopwatch, progress_bar
 from training.loop.processes import on_main_process
 from training.loop.sam import SharpnessAwareMinimization
-from training.methods import LossModule, Method, Phase
+from training.methods import Method, Phase
 from training.seeding import seed_everything
 
 
@@ -70,7 +72,7 @@ class PhaseTrainer:
 
     def train(
         self,
-        model: DyToxForImageClassification,
+        model: IncrementalModel,
         step: Step,
         phase: Phase,
         examples: Examples,
@@ -81,7 +83,7 @@ class PhaseTrainer:
         Trains `model` in place through one phase, or through what is left of it.
 
         Args:
-            model (`DyToxForImageClassification`): knows the classes of the step.
+            model (`IncrementalModel`): knows the classes of the step.
             step (`Step`): what is learned.
             phase (`Phase`): one of the step.
             examples (`Examples`): the images to learn from.
@@ -118,7 +120,7 @@ class PhaseTrainer:
         model.requires_grad_(True)
 
     def _make_learner(
-        self, model: DyToxForImageClassification, step: Step, phase: Phase, seed: tuple[int | str, ...]
+        self, model: IncrementalModel, step: Step, phase: Phase, seed: tuple[int | str, ...]
     ) -> tuple[LossModule, torch.optim.Optimizer]:
         """What trains in the phase, and its optimizer; auxiliary modules are drawn by the seed of the phase."""
         seed_everything(*seed)
@@ -127,7 +129,7 @@ class PhaseTrainer:
         if self.compiles:
             # The model has grown: drop its old graphs before dynamo reaches its recompile limit.
             torch.compiler.reset()
-        return learner, make_optimizer(learner, self.options.weight_decay, self.learning_rate(phase))
+        return learner, make_optimizer(learner, phase, self.options.weight_decay, self.learning_rate(phase))
 
     def _beginning(self, step: Step, phase: Phase) -> Position:
         return Position(step.number, list(self.method.phases(step)).index(phase), 0)
@@ -135,7 +137,13 @@ class PhaseTrainer:
     def _restore(self, state: TrainingState | None, learner: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Loads the state to resume from; without one, the loss scale that the run began with."""
         if state is not None:
-            load_tensors(state.tensors, learner, optimizer)
+            try:
+                load_tensors(state.tensors, learner, optimizer)
+            except (RuntimeError, ValueError, KeyError) as error:
+                raise InputError(
+                    f"The state within step {state.position.step} does not fit this phase ({first_line(error)}): "
+                    f"delete {self.checkpoints.folder} to learn the step again from its beginning."
+                ) from error
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.loss_scale if state else self.initial_loss_scale)
 
@@ -150,7 +158,7 @@ class PhaseTrainer:
                 num_log_records=self.log.num_records,
                 loss_scale=None if scaler is None else scaler.state_dict(),
                 config=json.loads(learner.model.config.to_json_string(use_diff=False)),
-                tensors=tensors_of(learner, optimizer),
+                tensors=tensors_of(learner, optimizer) | method_tensors(self.method.state()),
             )
             self.checkpoints.save(state)
 
@@ -171,7 +179,9 @@ class PhaseTrainer:
         if phase.sam_rho > 0:
             trained = [parameter for parameter in prepared.parameters() if parameter.requires_grad]
             sam = SharpnessAwareMinimization(trained, phase.sam_rho, phase.sam_adaptive)
-        return EpochTrainer(self.accelerator, prepared, optimizer, self.normalize, step.num_seen_classes, mixup, sam)
+        return EpochTrainer(
+            self.accelerator, prepared, learner, optimizer, self.normalize, step.num_seen_classes, mixup, sam
+        )
 
     def _progress(self, step: Step, phase: Phase, first_epoch: int, batches: Batches) -> tqdm:
         return progress_bar(
@@ -231,16 +241,44 @@ def make_schedule(
     )
 
 
-def make_optimizer(learner: LossModule, weight_decay: float, learning_rate: float) -> torch.optim.AdamW:
+def make_optimizer(learner: LossModule, phase: Phase, weight_decay: float, learning_rate: float) -> torch.optim.AdamW:
     """
     AdamW on the parameters that train.
 
     Args:
         learner (`LossModule`): what trains.
+        phase (`Phase`): has factors on the learning rate of some parameters.
         weight_decay (`float`): of matrices and tokens; biases, norms and gates do not decay.
         learning_rate (`float`): peak of the phase, scaled to the global batch size.
     """
-    return torch.optim.AdamW(param_groups_weight_decay(learner, weight_decay), lr=learning_rate, fused=True)
+    groups = param_groups_weight_decay(learner, weight_decay)
+    if phase.learning_rate_factors:
+        names = {parameter: name for name, parameter in learner.named_parameters()}
+        # A schedule of timm multiplies by `lr_scale` itself.
+        is_constant = phase.schedule == "constant"
+        groups = [
+            {
+                **group,
+                "params": parameters,
+                "lr": learning_rate * (factor if is_constant else 1.0),
+                "lr_scale": factor,
+            }
+            for group in groups
+            for factor, parameters in _by_factor(group["params"], names, phase).items()
+        ]
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+
+
+def _by_factor(
+    parameters: Sequence[nn.Parameter], names: Mapping[nn.Parameter, str], phase: Phase
+) -> dict[float, list[nn.Parameter]]:
+    """The parameters of a group, by the factor on their learning rate."""
+    found: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        name = names[parameter].removeprefix("model.")
+        factor = next((factor for pattern, factor in phase.learning_rate_factors if fnmatchcase(name, pattern)), 1.0)
+        found.setdefault(factor, []).append(parameter)
+    return found
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:

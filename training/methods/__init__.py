@@ -1,32 +1,43 @@
-"""Class-incremental methods, chosen by name with `--method`."""
+"""Class-incremental methods, chosen by name with `--method`; importing them imports no torch."""
 
 from hub.run.errors import InputError
-from training.arguments import DEFAULT_METHOD, Arguments
-from training.methods.base import LossModule, Method, Phase
-from training.methods.baselines import Finetune, Joint, Replay
+from training.arguments import Arguments
+from training.methods.base import Method, Phase, PhaseData
+from training.methods.der import DynamicallyExpandable
 from training.methods.dytox import DyTox
+from training.methods.finetune import Finetune
+from training.methods.icarl import ICaRL
+from training.methods.joint import Joint
+from training.methods.replay import Replay
+from training.methods.wa import WeightAligning
 
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (DyTox, Replay, Finetune, Joint)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (DyTox, ICaRL, WeightAligning, DynamicallyExpandable, Replay, Finetune, Joint)
+}
+DEFAULT_METHOD = DyTox.name
 
 
-def make_method(arguments: Arguments) -> Method:
+def method_named(name: str) -> type[Method]:
     """
-    The method that the options name.
-
-    Args:
-        arguments (`Arguments`): the options of the run.
-
-    Returns:
-        `Method`: with its options.
+    A method by its name.
 
     Raises:
         InputError: there is no such method.
     """
-    name = arguments.method.method or DEFAULT_METHOD
     if name not in METHODS:
         raise InputError(f"--method {name!r} is unknown: choose one of {', '.join(METHODS)}.")
-    return METHODS[name](arguments.method, arguments.optimization)
+    return METHODS[name]
 
 
-__all__ = ["METHODS", "LossModule", "Method", "Phase", "make_method"]
+def make_method(arguments: Arguments) -> Method:
+    """
+    The method that the options name, with its options.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    return method_named(arguments.method.method or DEFAULT_METHOD)(arguments.options, arguments)
+
+
+__all__ = ["DEFAULT_METHOD", "METHODS", "Method", "Phase", "PhaseData", "make_method", "method_named"]

@@ -1,20 +1,33 @@
-"""The seam for class-incremental methods: what the loop asks of a method, with defaults that make `replay`."""
+"""
+The seam for class-incremental methods: what the loop asks of a method, with defaults that make plain replay.
+
+This file and those of the methods import torch inside functions alone: options are read, and refused, before torch is
+imported, which takes seconds.
+"""
+
+from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
-
-from torch import Tensor, nn
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from hub.run.results import MethodCard
-from modeling_dytox import DyToxForImageClassification
-from training.arguments import MethodArguments, OptimizationArguments
-from training.data.scenario import Step
-from training.methods.losses import classification_loss
 
 
-PhaseData: TypeAlias = Literal["new", "memory", "new+memory", "all"]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from modeling_dytox import IncrementalModel
+    from training.arguments import Arguments
+    from training.data.scenario import Step
+    from training.loop.context import StepContext
+    from training.loop.learner import LossModule
+
+
+#: Which images: of the `new` classes, of the `memory`, of both, of both with the same number of each class
+#: (`balanced`), those of both that are set aside (`held-out`), or `all` images of all classes seen.
+PhaseData: TypeAlias = Literal["new", "memory", "new+memory", "balanced", "held-out", "all"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +37,16 @@ class Phase:
 
     Args:
         name (`str`): names the phase in logs, random draws and saved states; no two phases of a step share it.
-        data (`PhaseData`): what to learn from: images of the `new` classes, the `memory`, both, or `all` images seen.
+        data (`PhaseData`): which images to learn from.
         epochs (`int`): passes over these images.
         learning_rate (`float`): peak, for `--learning_rate_batch_size` images an update.
         schedule (`str`, *optional*, defaults to `"cosine"`): `cosine` with warm-up, or `constant`.
         frozen (`tuple[str, ...]`, *optional*): patterns (`fnmatch`) of the names of parameters that do not train;
             modules without a trainable parameter are in eval mode.
+        learning_rate_factors (`tuple[tuple[str, float], ...]`, *optional*): pairs of a pattern (`fnmatch`) of names of
+            parameters and the factor on their learning rate; the first pattern that matches counts.
+        held_out (`float`, *optional*, defaults to 0): fraction of the exemplars of each known class, and as many
+            images of each new class, that `held-out` holds and the other data lack.
         after_memory_update (`bool`, *optional*, defaults to `False`): whether the memory holds exemplars of the new
             classes when the phase begins.
         shuffle (`bool`, *optional*, defaults to `True`): whether examples are drawn at random, or follow in stored
@@ -48,6 +65,8 @@ class Phase:
     learning_rate: float
     schedule: Literal["cosine", "constant"] = "cosine"
     frozen: tuple[str, ...] = ()
+    learning_rate_factors: tuple[tuple[str, float], ...] = ()
+    held_out: float = 0.0
     after_memory_update: bool = False
     shuffle: bool = True
     repeated_augmentation: int = 1
@@ -66,36 +85,67 @@ class Phase:
         return not self.shuffle or self.repeated_augmentation > 1
 
 
+@dataclass
+class NoOptions:
+    """A method without options of its own."""
+
+
 class Method:
     """
-    A class-incremental method. For each step the loop does, in this order: `before_growth` and `grow` (from step 2
-    on), the phases before the memory update, the memory update with `herding_embedding`, the phases after it,
-    `after_step`. When a step is resumed, `before_growth` is called again; `grow` is not, as the grown model comes
-    from the saved state.
+    A class-incremental method. For each step the loop does, in this order: `build`, or from step 2 on `before_growth`
+    and `grow`; the phases before the memory update; the memory update with `embed`, then `after_memory`; the phases
+    after it; `after_step`. Each phase is followed by `after_phase`.
+
+    When a step is resumed, `before_growth` is called again, then `load_state`. `build`, `grow` and the hooks of what
+    was finished before the saved state are not, as their effects are part of it: the model, and what `state` returned.
+    A state is saved after each epoch, so that the hooks after the last one are called again.
 
     Args:
-        arguments (`MethodArguments`): the options of the methods.
-        optimization (`OptimizationArguments`): epochs and learning rate of the main phase.
+        options: an instance of `Options`.
+        arguments (`Arguments`): the options that all methods share.
     """
 
+    #: What `--method` takes.
     name: ClassVar[str]
+    #: A line for `--help`.
+    summary: ClassVar[str]
     card: ClassVar[MethodCard]
+    #: The options of this method alone; options that one method alone has bear its name.
+    Options: ClassVar[type] = NoOptions
+    #: `model_type` of new models; a model of another type is continued only if `continues_any` says so.
+    architecture: ClassVar[str]
+    continues_any: ClassVar[bool] = False
     uses_memory: ClassVar[bool] = True
+    #: Whether growth leaves the logits of old classes as they are.
+    keeps_old_logits: ClassVar[bool] = True
+    #: Whether the model has to be told the step of an image at test time.
+    needs_task_id: ClassVar[bool] = False
 
-    def __init__(self, arguments: MethodArguments, optimization: OptimizationArguments) -> None:
+    def __init__(self, options: Any, arguments: Arguments) -> None:
+        self.options = options
         self.arguments = arguments
-        self.optimization = optimization
 
     def describe(self) -> MethodCard:
         """What cards say of the method with its options."""
         return self.card
 
-    def before_growth(self, model: DyToxForImageClassification, step: Step) -> None:
+    def build(self, step: Step) -> IncrementalModel:
+        """A new model that knows the classes of the first step."""
+        from training.methods.building import build_model
+
+        return build_model(self.architecture, self.arguments.model, step, self.model_fields())
+
+    def model_fields(self) -> dict[str, Any]:
+        """Fields of the config of a new model beside sizes and classes."""
+        return {}
+
+    def before_growth(self, context: StepContext) -> None:
         """Called with the model of the step before, of which a method may keep a copy as teacher."""
 
-    def grow(self, model: DyToxForImageClassification, step: Step) -> DyToxForImageClassification:
-        """Makes room for the new classes; called from step 2 on."""
-        model.add_task(step.class_names)
+    def grow(self, context: StepContext) -> IncrementalModel:
+        """The model with room for the new classes; called from step 2 on."""
+        model = context.model
+        model.add_task(context.step.class_names)
         return model
 
     def phases(self, step: Step) -> Sequence[Phase]:
@@ -113,7 +163,7 @@ class Method:
         Returns:
             `Phase`: the main phase.
         """
-        options = self.optimization
+        options = self.arguments.optimization
         return self.phase(
             "main",
             data,
@@ -125,16 +175,18 @@ class Method:
 
     def phase(self, name: str, data: PhaseData, epochs: int, learning_rate: float, **fields: Any) -> Phase:
         """A phase with MixUp as the options ask for; the arguments are fields of [`Phase`]."""
-        mixup = {name: getattr(self.arguments, name) for name in ("mixup_alpha", "mixup_label_smoothing")}
-        return Phase(name, data, epochs, learning_rate, **mixup, **fields)
+        options = self.arguments.optimization
+        mixup = {name: getattr(options, name) for name in ("mixup_alpha", "mixup_label_smoothing")}
+        return Phase(name, data, epochs, learning_rate, **mixup | fields)
 
-    def auxiliary_modules(self, model: DyToxForImageClassification, step: Step, phase: Phase) -> dict[str, nn.Module]:
+    def auxiliary_modules(self, model: IncrementalModel, step: Step, phase: Phase) -> dict[str, nn.Module]:
         """Modules that train beside the model in this phase and are never saved with it."""
         return {}
 
-    def loss(self, learner: "LossModule", pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def loss(self, learner: LossModule, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """
-        The loss, whose terms are logged one by one.
+        The loss, whose terms are logged one by one: by default that of the model's `problem_type`, binary or softmax
+        cross-entropy.
 
         Args:
             learner (`LossModule`): the growing model, the auxiliary modules, the step and the phase.
@@ -144,41 +196,44 @@ class Method:
         Returns:
             `dict[str, Tensor]`: terms by name; their sum is minimised.
         """
-        return {"classification": classification_loss(learner.model(pixel_values).logits, targets)}
+        from training.methods.losses import loss_of_problem_type
 
-    def herding_embedding(self, model: DyToxForImageClassification, pixel_values: Tensor) -> Tensor:
-        """`(B, d)` features to herd on: by default the task embeddings of all steps, side by side."""
-        return model.dytox(pixel_values).task_embeddings.flatten(1)
+        outputs = learner.model(pixel_values)
+        return {"classification": loss_of_problem_type(learner.model, outputs, targets)}
 
-    def after_step(self, model: DyToxForImageClassification, step: Step) -> None:
+    def after_backward(self, learner: LossModule) -> None:
+        """Called when the gradients of an update are complete; in float16 they bear the loss scale."""
+
+    def after_update(self, learner: LossModule) -> None:
+        """Called after each update of the weights."""
+
+    def after_phase(self, context: StepContext, phase: Phase) -> None:
+        """Called when a phase has ended; may change the model in place, its shape included."""
+
+    def after_memory(self, context: StepContext) -> None:
+        """Called when the memory holds the exemplars of the step's classes."""
+
+    def after_step(self, context: StepContext) -> None:
         """Called when the model of the step is final, before it is evaluated and saved."""
 
+    def embed(self, model: IncrementalModel, pixel_values: Tensor) -> Tensor:
+        """Embeddings `(B, d)` to herd on: by default those that the model itself gives."""
+        embeddings: Tensor = model(pixel_values).embeddings
+        return embeddings
 
-class LossModule(nn.Module):
-    """
-    What trains in one phase: the model and its auxiliary modules. Its forward pass is the loss of the method, so that
-    an accelerator can prepare all of it at once.
+    def state(self) -> dict[str, Tensor]:
+        """What the hooks of this step have made beside the model, by name; saved within the step."""
+        return {}
 
-    Args:
-        method (`Method`): gives the auxiliary modules and the loss.
-        model (`DyToxForImageClassification`): knows the classes of the step.
-        step (`Step`): what is learned.
-        phase (`Phase`): one of the step.
-    """
-
-    def __init__(self, method: Method, model: DyToxForImageClassification, step: Step, phase: Phase) -> None:
-        super().__init__()
-        self.method = method
-        self.model = model
-        self.step = step
-        self.phase = phase
-        self.auxiliary = nn.ModuleDict(method.auxiliary_modules(model, step, phase))
-
-    def forward(self, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """The terms of the loss; see [`Method.loss`]."""
-        return self.method.loss(self, pixel_values, targets)
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes up the result of [`state`], when the step is resumed."""
 
 
-def frozen_copy(model: DyToxForImageClassification) -> DyToxForImageClassification:
+def frozen_copy(model: IncrementalModel) -> IncrementalModel:
     """A copy of the model in eval mode, whose parameters do not train."""
     return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def fields_of(options: Any, *names: str) -> dict[str, Any]:
+    """The values of some options by name."""
+    return {field.name: getattr(options, field.name) for field in fields(options) if field.name in names}

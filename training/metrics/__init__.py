@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from training.metrics.accuracy import task_aware_predictions, top_k_accuracy
 from training.metrics.bias import old_new_bias
-from training.metrics.calibration import expected_calibration_error, reliability_bins, sigmoid_confidences
+from training.metrics.calibration import (
+    confidences_of,
+    expected_calibration_error,
+    reliability_bins,
+    sigmoid_confidences,
+    softmax_confidences,
+)
 from training.metrics.continual import average_incremental_accuracy, backward_transfer, forgetting, last_accuracy
 
 
@@ -34,12 +40,14 @@ __all__ = [
     "TopKAccuracy",
     "average_incremental_accuracy",
     "backward_transfer",
+    "confidences_of",
     "expected_calibration_error",
     "forgetting",
     "last_accuracy",
     "old_new_bias",
     "reliability_bins",
     "sigmoid_confidences",
+    "softmax_confidences",
     "task_aware_predictions",
     "top_k_accuracy",
 ]

@@ -31,6 +31,35 @@ def sigmoid_confidences(logits: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0, -largest))
 
 
+def softmax_confidences(logits: np.ndarray) -> np.ndarray:
+    """
+    Confidence of each prediction where the classes compete: the softmax score of the largest logit.
+
+    Args:
+        logits (`np.ndarray` of shape `(n, C)`): scores of all classes seen.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`: confidences in 0..1.
+    """
+    differences = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return 1 / np.exp(differences).sum(axis=1)
+
+
+def confidences_of(logits: np.ndarray, problem_type: str | None) -> np.ndarray:
+    """
+    Confidence of each prediction as pipelines of transformers show it.
+
+    Args:
+        logits (`np.ndarray` of shape `(n, C)`): scores of all classes seen.
+        problem_type (`str`, *optional*): of the model's config.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`: confidences in 0..1.
+    """
+    is_sigmoid = problem_type == "multi_label_classification" or logits.shape[1] == 1
+    return (sigmoid_confidences if is_sigmoid else softmax_confidences)(logits)
+
+
 def reliability_bins(confidences: Any, correct: Any, num_bins: int = NUM_CALIBRATION_BINS) -> list[ReliabilityBin]:
     """
     Mean confidence and accuracy over bins of equal width: the points of a reliability diagram (Guo et al., ICML 2017,

@@ -172,7 +172,7 @@ class ExpectedCalibrationError(InMemoryMetric):
     Expected calibration error, see [`expected_calibration_error`].
 
     `ExpectedCalibrationError()` takes logits: the largest one is the prediction, and its sigmoid the confidence, as
-    every class of DyTox has a sigmoid of its own. `ExpectedCalibrationError("confidences")` takes predictions with
+    where every class has a sigmoid of its own. `ExpectedCalibrationError("confidences")` takes predictions with
     confidences of any origin.
 
     Args:

@@ -2,23 +2,21 @@
 
 import hashlib
 import shutil
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers.utils import logging
 
 from hub.run.errors import InputError
-from training.arguments import Arguments
 from training.data.examples import Examples
 from training.data.scenario import Scenario
 from training.loop.logs import progress_bar
-from training.run.model import make_model
+from training.methods import Phase
 
 
 logger = logging.get_logger(__name__)
@@ -27,10 +25,14 @@ logger = logging.get_logger(__name__)
 MAX_CHECKED_IMAGES = 100_000
 
 
-def check_precision(arguments: Arguments, accelerator: Accelerator) -> None:
+def check_precision(accelerator: Accelerator, phases: Iterable[Phase]) -> None:
     """
     Refuses float16 on the CPU, where the accelerator would silently train in float32, and with sharpness-aware
     minimisation.
+
+    Args:
+        accelerator (`Accelerator`): device and precision.
+        phases (`Iterable[Phase]`): of all steps.
 
     Raises:
         InputError: float16 is asked for there.
@@ -39,29 +41,11 @@ def check_precision(arguments: Arguments, accelerator: Accelerator) -> None:
         return
     if accelerator.device.type == "cpu":
         raise InputError("--mixed_precision fp16 needs a GPU: choose bf16 or no.")
-    if arguments.method.sam_rho > 0:
-        raise InputError(
-            f"--sam_rho {arguments.method.sam_rho} does not work in float16, whose gradients overflow at times: "
-            "choose --mixed_precision bf16 or no."
-        )
-
-
-def check_no_memory_asked_for(arguments: Arguments) -> None:
-    """
-    Refuses options of a rehearsal memory for a method that keeps none.
-
-    Raises:
-        InputError: one is set.
-    """
-    options = {
-        "push_memory": arguments.output.push_memory,
-        "memory_name_or_path": arguments.continuation.memory_name_or_path,
-    }
-    for name, value in options.items():
-        if value:
+    for phase in phases:
+        if phase.sam_rho > 0:
             raise InputError(
-                f"--{name}: --method {arguments.method.method} keeps no rehearsal memory; leave it out, or choose "
-                "another method."
+                f"--sam_rho {phase.sam_rho} does not work in float16, whose gradients overflow at times: choose "
+                "--mixed_precision bf16 or no."
             )
 
 
@@ -98,30 +82,27 @@ def check_images(scenario: Scenario, accelerator: Accelerator, exemplars: Exampl
 
 
 def check_disk(
-    folder: Path, scenario: Scenario, arguments: Arguments, last_step: int, memory_size: int, released: Path
+    folder: Path, bytes_of_weights: Sequence[int], memory_size: int, train: Examples, released: Path
 ) -> None:
     """
     Checks that what the run will write has room on the disk: the models, memories and states of all steps.
 
     Args:
         folder (`Path`): the folder of the run.
-        scenario (`Scenario`): its steps.
-        arguments (`Arguments`): the options of the run.
-        last_step (`int`): the last step that is finished.
+        bytes_of_weights (`Sequence[int]`): of the model after each step that is still to be learned.
         memory_size (`int`): exemplars that are kept, 0 without a memory.
+        train (`Examples`): images that exemplars are chosen from.
         released (`Path`): a folder of which everything will be replaced.
 
     Raises:
         InputError: the disk is too small.
     """
-    num_steps = len(scenario.steps_after(last_step))
-    if not num_steps:
+    if not bytes_of_weights:
         return
-    weights = _bytes_of_weights(scenario, arguments)
-    table = scenario.train.images.data
-    memories = num_steps * memory_size * table.nbytes / max(1, table.num_rows)
+    table = train.images.data
+    memories = len(bytes_of_weights) * memory_size * table.nbytes / max(1, table.num_rows)
     # A state holds the weights and two moments of each; the newest, one before, those of past phases and a new one.
-    needed = num_steps * weights + memories + 4 * 3 * weights
+    needed = sum(bytes_of_weights) + memories + 4 * 3 * bytes_of_weights[-1]
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     released_bytes = sum(file.stat().st_size for file in released.rglob("*") if file.is_file())
     free = shutil.disk_usage(existing).free + released_bytes
@@ -130,14 +111,6 @@ def check_disk(
             f"--output_dir {folder} has {_size(free)} of free disk, the run needs about {_size(needed)}: make room, "
             "or choose a folder on another disk."
         )
-
-
-def _bytes_of_weights(scenario: Scenario, arguments: Arguments) -> int:
-    """Of the model after the last step, in float32."""
-    names = scenario.class_names
-    all_at_once = replace(scenario.steps[0], class_names=names, class_range=(0, len(names)))
-    with torch.device("meta"):
-        return 4 * make_model(arguments, all_at_once).num_parameters()
 
 
 def _size(num_bytes: float) -> str:

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from hub.run.errors import InputError
 from hub.run.results import StepResults
-from modeling_dytox import DyToxConfig
 from training.loop.evaluation import Evaluation
 from training.run.model_source import ModelSource
 
@@ -20,6 +21,7 @@ LABELS = {
     "accuracy_per_step": "accuracy, classes of step {}",
     "expected_calibration_error": "expected calibration error",
     "old_new_bias": "old-new bias",
+    "head_accuracy": "accuracy of the head",
     "task_aware_accuracy": "task-aware accuracy",
     "task_aware_accuracy_per_step": "task-aware, classes of step {}",
 }
@@ -41,7 +43,7 @@ class RecordedStep:
     classes: Sequence[str]
 
     @classmethod
-    def read(cls, source: ModelSource, config: DyToxConfig) -> "RecordedStep":
+    def read(cls, source: ModelSource, config: PreTrainedConfig) -> "RecordedStep":
         """The record of a step, where it has one."""
         step = len(config.step_class_ranges)
         try:

@@ -1,20 +1,18 @@
 """A published step to teach more classes: its model, image processor and results."""
 
+import copy
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
-import yaml
-from transformers import ViTImageProcessor
+from transformers import PreTrainedConfig, ViTImageProcessor
 
 from hub.run.errors import InputError
-from hub.run.layout import RECIPE_FILE
 from hub.run.results import Ancestor, RunResults
-from modeling_dytox import DyToxConfig, DyToxForImageClassification
-from training.arguments import Arguments, ContinuationArguments, MethodArguments, ModelArguments
+from modeling_dytox import IncrementalModel
+from training.arguments import Arguments, ContinuationArguments, ModelArguments
 from training.data.scenario import LearnedClasses
-from training.methods import METHODS
-from training.run.model_source import ModelSource
+from training.methods import METHODS, Method, method_named
+from training.run.model_source import ModelSource, source_to_continue
 from training.run.results import with_metrics
 
 
@@ -26,14 +24,14 @@ class Continuation:
     Args:
         options (`ContinuationArguments`): what was asked for.
         source (`ModelSource`): the step.
-        model (`DyToxForImageClassification`): its model.
+        model (`IncrementalModel`): its model.
         processor (`ViTImageProcessor`): its image processor.
         results (`RunResults`): what was measured up to it.
     """
 
     options: ContinuationArguments
     source: ModelSource
-    model: DyToxForImageClassification
+    model: IncrementalModel
     processor: ViTImageProcessor
     results: RunResults
 
@@ -55,18 +53,20 @@ class Continuation:
 
     def options_in(self, arguments: Arguments) -> Arguments:
         """
-        The options with the sizes and the method of the model, and the commit that its revision names now. The model
-        is taught by the method it was learned with, unless another is asked for.
+        The options with the sizes of the model, and the commit that its revision names now.
 
         Raises:
             InputError: an option asks for another size.
         """
         config = self.model.config
         sizes = _with_values_of(config, arguments.model, ModelArguments())
-        method = _with_values_of(config, arguments.method, MethodArguments())
-        method = replace(method, method=arguments.method.method or self.method)
+        own = _with_values_of(config, arguments.options, type(arguments.options)())
         pinned = replace(self.options, model_revision=self.source.commit)
-        return replace(arguments, continuation=pinned, model=sizes, method=method)
+        return replace(arguments, continuation=pinned, model=sizes, options=own)
+
+    def empty_model(self) -> IncrementalModel:
+        """A model of the same shape, with weights of its own."""
+        return type(self.model)(copy.deepcopy(self.model.config))
 
     def ancestors(self) -> tuple[Ancestor, ...]:
         """The published models that this run continues, the oldest first, as `results.json` lists them."""
@@ -102,52 +102,29 @@ def load_continuation(arguments: Arguments) -> Continuation | None:
     options = arguments.continuation
     if options.model_name_or_path is None:
         return None
-    output_dir = Path(arguments.output.output_dir)
-    commit = None if arguments.output.overwrite_output_dir else _commit_before(output_dir, options)
-    names = ("--model_name_or_path", "--model_revision")
-    source = ModelSource(options.model_name_or_path, options.model_revision, names, commit)
-    _check_apart(source, output_dir)
+    source = source_to_continue(arguments)
     # Before the model is downloaded.
     results = source.results()
-    _check_can_continue(arguments.method.method, results.method)
     model, processor = source.load()
+    _check_architecture(method_named(str(arguments.method.method)), model.config.model_type)
     model.set_attn_implementation(arguments.model.attn_implementation)
     _check_same_classes(source, results, model.config)
     return Continuation(options, source, model, processor, results)
 
 
-def _commit_before(output_dir: Path, options: ContinuationArguments) -> str | None:
-    """The commit that the run in `output_dir` began with, if that was `main`, which may have moved meanwhile."""
-    if options.model_revision not in (None, "main"):
-        return None
-    try:
-        recipe = yaml.safe_load((output_dir / RECIPE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-    same = isinstance(recipe, dict) and recipe.get("model_name_or_path") == options.model_name_or_path
-    return recipe.get("model_revision") if same else None
-
-
-def _check_apart(source: ModelSource, output_dir: Path) -> None:
-    """What is continued must not lie where the new run is written, and may be deleted."""
-    if source.folder is not None and source.folder.resolve().is_relative_to(output_dir.resolve()):
-        raise InputError(
-            f"--output_dir {output_dir} holds the step that is continued, {source}: choose another folder."
-        )
-
-
-def _check_can_continue(asked: str | None, learned: str) -> None:
-    """Refuses a method, asked for or else the one that the model was learned with, that cannot add a step."""
-    name = asked or learned
-    if name in METHODS and METHODS[name].card.can_continue:
+def _check_architecture(method: type[Method], model_type: str) -> None:
+    """Refuses a method that cannot teach models of this architecture."""
+    if model_type == method.architecture or method.continues_any:
         return
-    able = ", ".join(name for name, method in METHODS.items() if method.card.can_continue)
-    problem = "cannot continue a model" if name in METHODS else "is unknown"
-    subject = f"--method {name}" if asked else f"The method {name}, with which the model was learned,"
-    raise InputError(f"{subject} {problem}: choose --method among {able}.")
+    able = [name for name, kind in METHODS.items() if kind.continues_any or kind.architecture == model_type]
+    able = [name for name in able if METHODS[name].card.can_continue]
+    raise InputError(
+        f"--method {method.name} teaches models of type {method.architecture!r}, the model that is continued is "
+        f"{model_type!r}: choose --method among {', '.join(able)}."
+    )
 
 
-def _check_same_classes(source: ModelSource, results: RunResults, config: DyToxConfig) -> None:
+def _check_same_classes(source: ModelSource, results: RunResults, config: PreTrainedConfig) -> None:
     names, num_steps = results.class_names, len(config.step_class_ranges)
     if names != config.class_names or len(results.steps) != num_steps:
         raise InputError(
@@ -157,7 +134,7 @@ def _check_same_classes(source: ModelSource, results: RunResults, config: DyToxC
         )
 
 
-def _with_values_of(config: DyToxConfig, options: Any, defaults: Any) -> Any:
+def _with_values_of(config: PreTrainedConfig, options: Any, defaults: Any) -> Any:
     """`options` with the values that the config decides; another value is refused."""
     decided = {field.name for field in fields(options)} & {field.name for field in fields(type(config))}
     own = {name: _plain(getattr(config, name)) for name in sorted(decided)}

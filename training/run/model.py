@@ -1,4 +1,4 @@
-"""The model of a run: made for the first step, loaded after a later one, rebuilt within one."""
+"""The model of a run: loaded after a step, rebuilt within one."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -15,9 +15,7 @@ from transformers.utils import logging
 from hub.run.errors import first_line, one_line
 from hub.run.layout import CONFIG_FILE
 from hub.run.schema import read_json
-from modeling_dytox import DyToxConfig, DyToxForImageClassification
-from training.arguments import Arguments
-from training.data.scenario import Step
+from modeling_dytox import MODELS, IncrementalModel
 
 
 # What a folder or a revision without a usable model makes `transformers` raise.
@@ -42,7 +40,7 @@ class WeightsError(ValueError):
     """The weights are not those of the config: some would be drawn at random, or left out."""
 
 
-def load_model(source: str | Path, **options: Any) -> DyToxForImageClassification:
+def load_model(source: str | Path, **options: Any) -> IncrementalModel:
     """
     The model of a step as it was when it was saved, to continue it or to measure it again.
 
@@ -57,11 +55,11 @@ def load_model(source: str | Path, **options: Any) -> DyToxForImageClassificatio
     if isinstance(source, Path):
         check_code_files(source)
     config, _ = PreTrainedConfig.get_config_dict(source, revision=options.get("revision"))
-    check_architecture(config.get("model_type"))
+    kind = architecture(config.get("model_type"))
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with _quiet():
         # With the loading information there are two results, which the types of `transformers` do not say.
-        loaded: Any = DyToxForImageClassification.from_pretrained(source, **options)
+        loaded: Any = kind.from_pretrained(source, **options)
     model, loading = loaded
     _check_weights(loading)
     # Clone: memory-mapped tensors are misaligned, which changes rounding.
@@ -91,18 +89,19 @@ def _check_weights(loading: Mapping[str, Any]) -> None:
             raise WeightsError(f"{len(names)} weights {problem}, e.g. {min(names)}")
 
 
-def check_architecture(model_type: Any) -> None:
+def architecture(model_type: Any) -> type[IncrementalModel]:
     """
-    Refuses a model that this project does not train.
+    The class of the models of a type.
 
     Args:
         model_type: as in `config.json`.
 
     Raises:
-        ValueError: it is of an unknown architecture.
+        ValueError: this project has no such models.
     """
-    if model_type != DyToxConfig.model_type:
-        raise ValueError(f"its model_type is {model_type!r}, expected {DyToxConfig.model_type!r}")
+    if model_type not in MODELS:
+        raise ValueError(f"its model_type is {model_type!r}, expected {' or '.join(map(repr, MODELS))}")
+    return MODELS[model_type]
 
 
 def check_code_files(folder: Path) -> None:
@@ -125,33 +124,9 @@ def check_code_files(folder: Path) -> None:
         raise ValueError(f"{' and '.join(missing)}, which {CONFIG_FILE} names, cannot be found")
 
 
-def make_model(arguments: Arguments, step: Step) -> DyToxForImageClassification:
-    """A new model that knows the classes of the first step."""
-    sizes, method = arguments.model, arguments.method
-    config = DyToxConfig(
-        image_size=sizes.image_size,
-        patch_size=sizes.patch_size,
-        hidden_size=sizes.hidden_size,
-        num_hidden_layers=sizes.num_hidden_layers,
-        num_task_attention_layers=sizes.num_task_attention_layers,
-        num_attention_heads=sizes.num_attention_heads,
-        intermediate_size=sizes.intermediate_size or 4 * sizes.hidden_size,
-        drop_path_rate=sizes.drop_path_rate,
-        encoder_attention=sizes.encoder_attention,
-        class_ranges=[list(step.class_range)],
-        token_expansion=method.token_expansion,
-        independent_classifiers=method.independent_classifiers,
-        id2label=dict(enumerate(step.class_names)),
-        label2id={name: label for label, name in enumerate(step.class_names)},
-    )
-    model = DyToxForImageClassification(config)
-    model.set_attn_implementation(sizes.attn_implementation)
-    return model
-
-
 def rebuild_model(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], attn_implementation: str
-) -> DyToxForImageClassification:
+) -> IncrementalModel:
     """
     A model from the config and the tensors that a saved state holds: its shape may be one that growth never makes.
 
@@ -164,8 +139,9 @@ def rebuild_model(
         WeightsError: the tensors are not those of the config.
         `LOADING_ERRORS`: the config is damaged, or of another architecture.
     """
-    check_architecture(config.get("model_type"))
-    model = DyToxForImageClassification(DyToxConfig.from_dict(dict(config)))
+    kind = architecture(config.get("model_type"))
+    config_class: Any = kind.config_class
+    model = kind(config_class.from_dict(dict(config)))
     try:
         model.load_state_dict(dict(tensors))
     except RuntimeError as error:

@@ -1,8 +1,16 @@
-"""A step to load: to continue it, or to measure it again."""
+"""
+A step to load: to continue it, or to measure it again.
+
+torch is imported only when a model is loaded: what a step was learned with decides which options a run has.
+"""
+
+from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import yaml
 from huggingface_hub import hf_hub_download, resolve_revision
 from huggingface_hub.errors import (
     HTTPError,
@@ -10,14 +18,18 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     RevisionResolutionError,
 )
-from transformers import ViTImageProcessor
 
 from hub.run.errors import InputError, first_line
-from hub.run.layout import CONFIG_FILE, RESULTS_FILE
+from hub.run.layout import CONFIG_FILE, RECIPE_FILE, RESULTS_FILE
 from hub.run.results import RunResults
 from hub.run.text import is_repo_id
-from modeling_dytox import DyToxForImageClassification
-from training.run.model import LOADING_ERRORS, WeightsError, load_model, loading_problem
+from training.arguments import Arguments, ContinuationArguments
+
+
+if TYPE_CHECKING:
+    from transformers import ViTImageProcessor
+
+    from modeling_dytox import IncrementalModel
 
 
 class ModelSource:
@@ -81,13 +93,17 @@ class ModelSource:
                 f"{self.option} {self} cannot be looked up on the Hub ({first_line(error)}): check the connection."
             ) from error
 
-    def load(self) -> tuple[DyToxForImageClassification, ViTImageProcessor]:
+    def load(self) -> tuple[IncrementalModel, ViTImageProcessor]:
         """
         Its model and image processor.
 
         Raises:
             InputError: they do not exist, are damaged, or are of another architecture.
         """
+        from transformers import ViTImageProcessor
+
+        from training.run.model import LOADING_ERRORS, WeightsError, load_model, loading_problem
+
         source, revision = self.folder or self.name, self.commit or "main"
         try:
             model = load_model(source, revision=revision)
@@ -131,6 +147,41 @@ class ModelSource:
         steps = sorted(folder.glob(f"step*/{CONFIG_FILE}"))
         hint = f"name one of its steps, such as {steps[-1].parent}" if steps else "give the folder of a step"
         raise InputError(f"{self.option} {folder} holds no model: {hint}.")
+
+
+def source_to_continue(arguments: Arguments) -> ModelSource:
+    """
+    The step that the options name to be continued.
+
+    Raises:
+        InputError: it does not exist, or lies where the new run is written.
+    """
+    options, output_dir = arguments.continuation, Path(arguments.output.output_dir)
+    commit = None if arguments.output.overwrite_output_dir else _commit_before(output_dir, options)
+    names = ("--model_name_or_path", "--model_revision")
+    source = ModelSource(str(options.model_name_or_path), options.model_revision, names, commit)
+    _check_apart(source, output_dir)
+    return source
+
+
+def _commit_before(output_dir: Path, options: ContinuationArguments) -> str | None:
+    """The commit that the run in `output_dir` began with, if that was `main`, which may have moved meanwhile."""
+    if options.model_revision not in (None, "main"):
+        return None
+    try:
+        recipe = yaml.safe_load((output_dir / RECIPE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    same = isinstance(recipe, dict) and recipe.get("model_name_or_path") == options.model_name_or_path
+    return recipe.get("model_revision") if same else None
+
+
+def _check_apart(source: ModelSource, output_dir: Path) -> None:
+    """What is continued must not lie where the new run is written, and may be deleted."""
+    if source.folder is not None and source.folder.resolve().is_relative_to(output_dir.resolve()):
+        raise InputError(
+            f"--output_dir {output_dir} holds the step that is continued, {source}: choose another folder."
+        )
 
 
 def is_repository(name: str) -> bool:

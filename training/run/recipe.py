@@ -11,7 +11,9 @@ import yaml
 from hub.run.errors import InputError
 from hub.run.recipe import same_value
 from hub.run.text import without_local_path
-from training.arguments import GROUPS, REMOVED, Arguments
+from training.arguments import GROUPS, Arguments
+from training.methods import METHODS, method_named
+from training.parsing import REMOVED, option_names, owners_of
 
 
 def recipe_of(arguments: Arguments, num_processes: int, mixed_precision: str) -> dict[str, Any]:
@@ -39,18 +41,30 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         before (`Mapping[str, Any]`): a recipe as YAML reads it, perhaps of another version.
         now (`Mapping[str, Any]`): a recipe of this version.
     """
-    defaults = {option.name: option.default for group in GROUPS for option in fields(group)}
+    method = method_named(now["method"])
+    own = option_names(method.Options) if before.get("method") == method.name else []
+    defaults = {option.name: option.default for group in (*GROUPS, method.Options) for option in fields(group)}
     found = []
     for name in sorted(before.keys() | now.keys(), key=str):
-        if name in defaults:
+        if name in own or name in option_names():
             old, new = (recipe.get(name, defaults[name]) for recipe in (before, now))
             if not same_value(old, new):
                 found.append(f"{name} was {old}, is {new}")
-        elif name not in REMOVED:
-            found.append(f"{name} was {before[name]}, which this version does not have")
-        elif not same_value(before[name], REMOVED[name].default):
-            found.append(f"{name} was {before[name]}, which this version no longer has: {REMOVED[name].advice}")
+        elif name not in now and (problem := _missed(name, before[name], method.name)):
+            found.append(f"{name} was {before[name]}, which {problem}")
     return found
+
+
+def _missed(name: str, value: Any, method: str) -> str | None:
+    """Why an option that a recipe has and its method does not would be missed; None where it changed nothing."""
+    if name in REMOVED:
+        removed = REMOVED[name]
+        return None if same_value(value, removed.default) else f"this version no longer has: {removed.advice}"
+    owners = owners_of(name)
+    if not owners:
+        return "this version does not have"
+    is_default = any(same_value(value, getattr(METHODS[owner].Options(), name)) for owner in owners)
+    return None if is_default else f"--method {method} no longer has"
 
 
 def without_local_paths(recipe: Mapping[str, Any]) -> dict[str, Any]:

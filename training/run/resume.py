@@ -7,7 +7,7 @@ from transformers.utils import logging
 import modeling_dytox
 from hub.run.errors import InputError
 from hub.run.results import RunResults
-from modeling_dytox import DyToxForImageClassification
+from modeling_dytox import IncrementalModel
 from training.data.memory import RehearsalMemory
 from training.data.scenario import Step
 from training.loop.checkpointing import TrainingState
@@ -28,13 +28,13 @@ class Progress:
     What a run has learned so far.
 
     Args:
-        model (`DyToxForImageClassification`, *optional*): after the last step in `results`; None before step 1.
+        model (`IncrementalModel`, *optional*): after the last step in `results`; None before step 1.
         memory (`RehearsalMemory`, *optional*): as the step to learn next needs it; None for methods without one.
         results (`RunResults`): of the finished steps.
         within (`WithinStep`, *optional*): where to resume within the next step; None to begin it.
     """
 
-    model: DyToxForImageClassification | None
+    model: IncrementalModel | None
     memory: RehearsalMemory | None
     results: RunResults
     within: "WithinStep | None" = None
@@ -47,12 +47,12 @@ class WithinStep:
 
     Args:
         state (`TrainingState`): as it was saved.
-        model (`DyToxForImageClassification`): rebuilt from it.
+        model (`IncrementalModel`): rebuilt from it.
         phase (`Phase`): the phase it belongs to.
     """
 
     state: TrainingState
-    model: DyToxForImageClassification
+    model: IncrementalModel
     phase: Phase
 
     @property

@@ -18,7 +18,7 @@ from hub.run.atomic import PARTIAL, write_aside
 from hub.run.errors import InputError, StepFolderError
 from hub.run.layout import FINGERPRINT_FILE, LOCK_FILE, RECIPE_FILE, RESULTS_FILE
 from hub.run.results import RunResults
-from modeling_dytox import DyToxForImageClassification
+from modeling_dytox import IncrementalModel
 from training.loop.disk import disk_errors_named
 from training.run.model import LOADING_ERRORS, load_model, loading_problem
 from training.run.recipe import differences, read_recipe, to_yaml, without_local_paths
@@ -131,7 +131,7 @@ class RunFolder:
             ) from error
         return results
 
-    def load_model(self, step: int, attn_implementation: str) -> DyToxForImageClassification:
+    def load_model(self, step: int, attn_implementation: str) -> IncrementalModel:
         """
         The model of a finished step.
 
@@ -149,7 +149,7 @@ class RunFolder:
     def save_step(
         self,
         step: int,
-        model: DyToxForImageClassification,
+        model: IncrementalModel,
         processor: ViTImageProcessor,
         results: RunResults,
         finish: Callable[[Path], None],
@@ -159,7 +159,7 @@ class RunFolder:
 
         Args:
             step (`int`): from 1.
-            model (`DyToxForImageClassification`): as it was measured.
+            model (`IncrementalModel`): as it was measured.
             processor (`ViTImageProcessor`): of the model.
             results (`RunResults`): up to this step.
             finish: called with the folder while it is still written aside, e.g. to add a card and figures.

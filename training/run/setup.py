@@ -4,21 +4,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from transformers import ViTImageProcessor
 
+from modeling_dytox import IncrementalModel
 from modeling_dytox.image_processing import make_image_processor
 from training.arguments import Arguments
 from training.data.memory import RehearsalMemory, make_memory
-from training.data.scenario import LearnedClasses, Scenario, make_scenario
+from training.data.scenario import LearnedClasses, Scenario, Step, make_scenario
 from training.data.splits import load_splits
 from training.loop.checkpointing import Checkpoints
+from training.loop.context import StepContext
 from training.loop.evaluation import Evaluator
 from training.loop.logs import RunLog
 from training.loop.phase import PhaseTrainer
 from training.loop.processes import check_agreement, on_main_process
 from training.methods import Method, make_method
-from training.run.checks import check_disk, check_images, check_no_memory_asked_for, check_precision, check_shared
+from training.run.checks import check_disk, check_images, check_precision, check_shared
 from training.run.continuation import Continuation, load_continuation
 from training.run.published_memory import load_published_memory
 from training.run.recipe import recipe_of, without_local_paths
@@ -63,6 +66,10 @@ class Setup:
         """Seed of everything that is random."""
         return self.arguments.optimization.seed
 
+    def context(self, step: Step, model: IncrementalModel) -> StepContext:
+        """A step as the hooks of the method see it."""
+        return StepContext(step, model, self.memory, self.scenario, self.evaluator, self.seed)
+
     @property
     def num_known_steps(self) -> int:
         """Steps of the published model that the run continues; 0 for a new model."""
@@ -85,10 +92,10 @@ def set_up(arguments: Arguments, accelerator: Accelerator) -> Setup:
     continuation = load_continuation(arguments)
     if continuation is not None:
         arguments = continuation.options_in(arguments)
-    check_precision(arguments, accelerator)
     method = make_method(arguments)
     known = continuation.known if continuation else LearnedClasses()
     scenario = make_scenario(load_splits(arguments.data), arguments.data, known)
+    check_precision(accelerator, [phase for step in scenario.steps for phase in method.phases(step)])
     recipe = recipe_of(arguments, accelerator.num_processes, accelerator.mixed_precision)
     folder = RunFolder(Path(arguments.output.output_dir), recipe, known.num_steps)
     processor = continuation.processor if continuation else make_image_processor(arguments.model.image_size)
@@ -137,9 +144,8 @@ def prepare(setup: Setup, check_hub: Callable[[], object]) -> None:
 
 def _make_memory(arguments: Arguments, method: Method, scenario: Scenario) -> RehearsalMemory | None:
     if not method.uses_memory:
-        check_no_memory_asked_for(arguments)
         return None
-    options = arguments.method
+    options = arguments.memory
     return make_memory(
         options.memory_size, len(scenario.class_names), options.fixed_memory, arguments.data.transparency
     )
@@ -151,9 +157,24 @@ def _check_folder(setup: Setup) -> None:
     if not overwrite:
         setup.folder.check_recipe()
     last_step = setup.num_known_steps if setup.starts_fresh else setup.folder.last_step()
-    memory_size = setup.arguments.method.memory_size if setup.memory is not None else 0
+    memory_size = setup.arguments.memory.memory_size if setup.memory is not None else 0
     released = setup.folder.path if overwrite else setup.folder.checkpoints
-    check_disk(setup.folder.path, setup.scenario, setup.arguments, last_step, memory_size, released)
+    sizes = [size for step, size in _bytes_of_weights(setup).items() if step > last_step]
+    check_disk(setup.folder.path, sizes, memory_size, setup.scenario.train, released)
+
+
+def _bytes_of_weights(setup: Setup) -> dict[int, int]:
+    """Of the model after each step of the run, by step, in float32."""
+    sizes = {}
+    with torch.device("meta"):
+        model = None if setup.continuation is None else setup.continuation.empty_model()
+        for step in setup.scenario.steps:
+            if model is None:
+                model = setup.method.build(step)
+            else:
+                model.add_task(step.class_names)
+            sizes[step.number] = 4 * model.num_parameters()
+    return sizes
 
 
 def _load_published_memory(setup: Setup) -> dict[str, str]:

@@ -117,9 +117,18 @@ def test_metadata_summary_and_table_give_the_numbers_of_the_file(tmp_path: Path,
         assert rows[str(one["step"])][2:6] == list(map(percent, numbers))
     assert {result.dataset_type for result in data.eval_results} == {"uoft-cs/cifar100"}
     assert (data.library_name, data.pipeline_tag) == ("transformers", "image-classification")
-    assert data.license == "apache-2.0"
+    assert data.license is None, "no licence was asked for"
     assert {*METHOD_CARD.tags, "continual-learning", "class-incremental-learning"} <= set(data.tags)
     assert data.model_name == "org/run" and data.datasets == ["uoft-cs/cifar100"]
+
+
+def test_a_licence_is_named_where_one_was_asked_for(tmp_path: Path) -> None:
+    folder = write(tmp_path, make_results(2))
+    path = folder.path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"license": "cc-by-nc-4.0"}))
+    text = render_card(StepFolder.read(folder.path))
+    assert ModelCard(text).data.license == "cc-by-nc-4.0" and "The licence, `cc-by-nc-4.0`, covers" in text
+    assert "No licence is named" in (folder.path / "README.md").read_text()
 
 
 def test_nothing_says_all_classes_where_not_all_were_measured(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def cut(
         )
         if policy is None:
             return make_scenario(splits, make_arguments(**options).data)
-        arguments = make_arguments(model_name_or_path="org/model", **options)
+        arguments = make_arguments(model_name_or_path="org/model", method="dytox", **options)
         return make_scenario(splits, arguments.data, LearnedClasses(KNOWN, 2, policy))  # type: ignore[arg-type]
 
     return cut

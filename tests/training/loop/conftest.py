@@ -7,9 +7,9 @@ import pytest
 from accelerate import Accelerator
 
 from tests.command_line import words
-from training.arguments import parse_arguments
 from training.incremental import run
 from training.methods import METHODS, Method
+from training.parsing import parse_arguments
 
 
 Train = Callable[..., Path]
@@ -29,7 +29,8 @@ def train(tiny_options: dict[str, object], tmp_path: Path, monkeypatch: pytest.M
         **options: object,
     ) -> Path:
         folder = tmp_path / name
-        arguments = parse_arguments(words(tiny_options | {"output_dir": folder} | options))
+        named = {} if method is None else {"method": method.name}
+        arguments = parse_arguments(words(tiny_options | {"output_dir": folder} | named | options))
         with monkeypatch.context() as patched:
             if method is not None:
                 patched.setitem(METHODS, method.name, method)

@@ -11,10 +11,10 @@ from torch import Tensor
 from modeling_dytox.convert_original_to_hf import original_to_hf_names
 from training.arguments import Arguments
 from training.data.scenario import Step
+from training.loop.learner import LossModule
 from training.loop.phase import freeze, make_optimizer
-from training.methods import LossModule, make_method
+from training.methods import make_method
 from training.methods.dytox import DyTox
-from training.run.model import make_model
 
 
 Train = Callable[..., Path]
@@ -46,14 +46,15 @@ def test_weight_decay_spares_what_theirs_spares(
     arguments = make_tiny_arguments(num_hidden_layers=3)
     method = make_method(arguments)
     first, second = Step(1, ["a"], (0, 1), None), Step(2, ["b"], (1, 2), None)  # type: ignore[arg-type]
-    model = method.grow(make_model(arguments, first), second)
+    model = method.build(first)
+    model.add_task(second.class_names)
     main = method.phases(second)[0]
     freeze(model, main.frozen)
     learner = LossModule(method, model, second, main)
     names = {id(parameter): name.removeprefix("model.") for name, parameter in learner.named_parameters()}
     ours = {
         group["weight_decay"] > 0: {names[id(parameter)] for parameter in group["params"]}
-        for group in make_optimizer(learner, 1e-6, 1e-3).param_groups
+        for group in make_optimizer(learner, main, 1e-6, 1e-3).param_groups
     }
     original = {name: list(map(str, schedule[f"{name}_names"])) for name in ("decay", "no_decay")}
     # Their frozen token and classifier of the first step are in no group: the converter wants a whole model.

@@ -19,6 +19,7 @@ from training.loop.evaluation import Evaluation, Evaluator, summarize
 
 
 RANGES = [[0, 2], [2, 5]]
+SIGMOID = "multi_label_classification"
 
 
 def test_evaluation_against_one_image_at_a_time(
@@ -59,7 +60,7 @@ def test_summary_of_logits() -> None:
     logits = np.array([[3.0, 0, 0, 0, 0, 0, -1], [0, 3, 0, 0, 0, 0, -1], [5, 4, 3, 2, 1, 0, 6], [9, 8, 7, 6, 5, 4, 0]])
     # One image of each class in between, predicted right with a logit of 1.
     logits = np.concatenate([logits, np.eye(7)[1:6]])
-    summary = summarize(logits, np.array([0, 0, 6, 6, 1, 2, 3, 4, 5]), [[0, 6], [6, 7]], task_aware=True)
+    summary = summarize(logits, np.array([0, 0, 6, 6, 1, 2, 3, 4, 5]), [[0, 6], [6, 7]], SIGMOID, task_aware=True)
     assert summary.accuracy == 7 / 9
     assert summary.accuracy_per_step == [6 / 7, 0.5]
     # The class of the fourth image is the seventh of seven by score.
@@ -83,18 +84,18 @@ def test_summary_of_logits() -> None:
 def test_knowing_the_step_never_hurts(seed: int) -> None:
     generator = np.random.default_rng(seed)
     labels = np.concatenate([np.arange(5), generator.integers(0, 5, 45)])
-    summary = summarize(generator.normal(size=(50, 5)), labels, RANGES, task_aware=True)
+    summary = summarize(generator.normal(size=(50, 5)), labels, RANGES, SIGMOID, task_aware=True)
     assert summary.task_aware_accuracy is not None and summary.task_aware_accuracy_per_step is not None
     assert summary.task_aware_accuracy >= (summary.accuracy or 0)
     pairs = zip(summary.task_aware_accuracy_per_step, summary.accuracy_per_step, strict=True)
     assert all(aware >= plain for aware, plain in pairs if aware is not None and plain is not None)
-    first = summarize(generator.normal(size=(20, 3)), np.arange(20) % 3, [[0, 3]], task_aware=True)
+    first = summarize(generator.normal(size=(20, 3)), np.arange(20) % 3, [[0, 3]], SIGMOID, task_aware=True)
     assert first.old_new_bias is None and first.task_aware_accuracy == first.accuracy, "nothing is old, one step"
 
 
 def test_classes_without_images_have_no_accuracy() -> None:
     logits = np.array([[3.0, 0, 0], [0, 3, 0], [9, 0, 3]])
-    summary = summarize(logits, np.array([1, 1, 2]), [[0, 1], [1, 2], [2, 3]], task_aware=True)
+    summary = summarize(logits, np.array([1, 1, 2]), [[0, 1], [1, 2], [2, 3]], SIGMOID, task_aware=True)
     measured = {
         "accuracy_per_step": [None, 0.5, 0.0],
         "task_aware_accuracy_per_step": [None, 1.0, 1.0],
@@ -108,7 +109,7 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
     logits = np.zeros((4, 2))
     logits[1, 0] = logits[3, 1] = np.nan
     with pytest.raises(FloatingPointError, match="2 of 4 test images"):
-        summarize(logits, np.zeros(4, dtype=int), [[0, 2]])
+        summarize(logits, np.zeros(4, dtype=int), [[0, 2]], SIGMOID)
 
 
 def test_results_keep_every_number_of_an_evaluation() -> None:

@@ -3,8 +3,9 @@
 import gc
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +20,13 @@ from modeling_dytox import DyToxForImageClassification
 from training.arguments import Arguments
 from training.data.scenario import Step
 from training.loop.checkpointing import Checkpoints
+from training.loop.context import StepContext
+from training.loop.learner import LossModule
+from training.loop.phase import make_optimizer, make_schedule
 from training.loop.processes import make_accelerator
-from training.methods import LossModule
+from training.methods import Phase, PhaseData, make_method
 from training.methods.dytox import DyTox
+from training.methods.replay import Replay
 
 
 Train = Callable[..., Path]
@@ -100,7 +105,7 @@ class Holding(DyTox):
 
     held: list[np.ndarray]
 
-    def after_step(self, model: DyToxForImageClassification, step: Step) -> None:
+    def after_step(self, context: StepContext) -> None:
         Holding.held.append(num_held())
 
 
@@ -115,6 +120,111 @@ def test_a_run_holds_on_to_no_earlier_model_learner_or_optimizer_even_when_resum
     train(method=Holding)
     # The model and its teacher.
     assert [(held - before).tolist() for held in Holding.held] == [[2, 0, 0], [2, 0, 0]]
+
+
+class Probe(Replay):
+    """Three phases on data of each kind; keeps the hooks that are called, and a number that they change."""
+
+    called: list[str]
+    losses_left = -1
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.number = torch.zeros(1)
+
+    def phases(self, step: Step) -> list[Phase]:
+        data: list[PhaseData] = ["new+memory", "held-out", "balanced"]
+        return [
+            Phase(f"phase{place}", kind, 1, 1e-3, held_out=0.25, after_memory_update=place == 2)
+            for place, kind in enumerate(data)
+        ]
+
+    def loss(self, learner: LossModule, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        if Probe.losses_left == 0:
+            raise KeyboardInterrupt
+        Probe.losses_left -= 1
+        return super().loss(learner, pixel_values, targets)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"number": self.number}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        Probe.called.append("load_state")
+        self.number = tensors["number"]
+
+    def before_growth(self, context: StepContext) -> None:
+        Probe.called.append(f"before_growth {context.step.number}")
+        self.number = torch.zeros(1)
+
+    def after_phase(self, context: StepContext, phase: Phase) -> None:
+        Probe.called.append(f"after_phase {phase.name}")
+        self.number += 1
+        # What a hook draws and changes is part of what is resumed.
+        model: Any = context.model
+        with torch.no_grad():
+            model.head.linear.weight += self.number * torch.randn(model.head.linear.weight.shape)
+
+    def after_memory(self, context: StepContext) -> None:
+        Probe.called.append(f"after_memory {len(context.examples('memory'))}")
+        assert context.embeddings(context.examples("new")).shape == (len(context.step.train), 16)
+        assert context.logits(context.examples("memory")).shape[1] == context.step.num_seen_classes
+
+    def after_backward(self, learner: LossModule) -> None:
+        self.number += sum(parameter.grad is not None for parameter in learner.model.parameters())
+
+    def after_update(self, learner: LossModule) -> None:
+        Probe.called.append("after_update")
+
+    def after_step(self, context: StepContext) -> None:
+        Probe.called.append(f"after_step {context.step.number} {self.number.item() > 3}")
+
+
+def test_hooks_are_called_in_order_and_what_they_did_is_resumed(train: Train, run_content: RunContent) -> None:
+    options = {"num_classes": 4, "per_device_train_batch_size": 64}
+    Probe.called = []
+    straight = train("straight", Probe, **options)
+    of_step = ["after_update", "after_phase phase0", "after_update", "after_phase phase1", "after_memory 24"]
+    of_step += ["after_update", "after_phase phase2"]
+    step1, step2 = [*of_step, "after_step 1 True"], ["before_growth 2", *of_step, "after_step 2 True"]
+    assert Probe.called == step1 + step2
+
+    # Broken off in each phase of the second step; the state of a phase is from before the hook that follows it.
+    Probe.called = []
+    for losses in (3, 1, 1):
+        Probe.losses_left = losses
+        with pytest.raises(KeyboardInterrupt):
+            train("stopped", Probe, **options)
+    Probe.losses_left = -1
+    stopped = train("stopped", Probe, **options)
+    assert run_content(stopped) == run_content(straight)
+    resumed = ["before_growth 2", "load_state"]
+    begun = [[*step1, *step2[:1]], step2[:3], [*resumed, *step2[2:6]], [*resumed, *step2[4:]]]
+    assert Probe.called == sum(begun, [])
+
+
+def test_parts_of_a_model_have_learning_rates_of_their_own(make_tiny_arguments: Callable[..., Arguments]) -> None:
+    method = make_method(make_tiny_arguments(method="replay"))
+    step = Step(1, ["a", "b"], (0, 2), None)  # type: ignore[arg-type]
+    factors = (("head.linear.*", 10.0), ("head.*", 0.5))
+    for schedule, epochs, expected in (("constant", 1, [1, 1]), ("cosine", 8, [1e-3, (1 + math.sqrt(0.5)) / 2])):
+        phase = Phase("main", "new", epochs, 1e-2, schedule, learning_rate_factors=factors)  # type: ignore[arg-type]
+        learner = LossModule(method, method.build(step), step, phase)
+        optimizer = make_optimizer(learner, phase, 0.1, 1e-2)
+        options = make_tiny_arguments(warmup_epochs=1, warmup_learning_rate=1e-5, min_learning_rate=0).optimization
+        timetable = make_schedule(optimizer, phase, options)
+        names = {id(parameter): name.removeprefix("model.") for name, parameter in learner.named_parameters()}
+        for epoch, share in zip((0, 2), expected, strict=True):
+            if timetable is not None:
+                timetable.step(epoch)
+            seen = set()
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    name = names[id(parameter)]
+                    seen.add(name)
+                    factor = 10 if "head.linear" in name else 0.5 if "head" in name else 1
+                    assert group["lr"] == pytest.approx(factor * share * 1e-2), (name, epoch)
+                    assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0)
+            assert seen == set(names.values())
 
 
 @pytest.fixture

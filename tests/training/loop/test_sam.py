@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from training.data.scenario import Step
 from training.loop.epoch import EpochTrainer
 from training.loop.logs import progress_bar
 from training.loop.sam import SharpnessAwareMinimization
-from training.methods import make_method
+from training.methods import Method, make_method
 
 
 @pytest.mark.parametrize("adaptive", [True, False])
@@ -73,8 +75,9 @@ def test_an_update_uses_the_gradient_of_the_higher_place(adaptive: bool, num_bat
 
     accelerator = Accelerator()
     prepared, optimizer = accelerator.prepare(learner, torch.optim.SGD(learner.parameters(), lr=0.01))
+    module: Any = SimpleNamespace(method=Method(None, None))  # type: ignore[arg-type]
     sam = SharpnessAwareMinimization(list(learner.parameters()), 0.3, adaptive)
-    trainer = EpochTrainer(accelerator, prepared, optimizer, normalize, 2, sam=sam)
+    trainer = EpochTrainer(accelerator, prepared, module, optimizer, normalize, 2, sam=sam)
     losses = trainer.train(iter([batches]), progress_bar(accelerator))
     torch.testing.assert_close(learner.weight.data, expected)
     assert torch.equal(learner.unused, torch.ones(3)), "it has no gradient"

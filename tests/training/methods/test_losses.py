@@ -8,12 +8,12 @@ import torch
 
 from modeling_dytox import DyToxForImageClassification
 from modeling_dytox.convert_original_to_hf import config_from_state_dict, convert_state_dict, original_to_hf_names
-from training.arguments import MethodArguments, OptimizationArguments
 from training.data.scenario import Step
+from training.loop.learner import LossModule
 from training.loop.phase import freeze
-from training.methods import LossModule
 from training.methods.dytox import DyTox
 from training.methods.losses import classification_loss, distillation_loss, divergence_targets, one_hot_targets
+from training.parsing import parse_arguments
 
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -70,7 +70,8 @@ def last_step() -> Step:
 @pytest.fixture
 def learner() -> LossModule:
     """The authors' third step as our method sees it: student, teacher and divergence classifier with their weights."""
-    method = DyTox(MethodArguments(), OptimizationArguments())
+    arguments = parse_arguments(["--dataset_name", "digits"])
+    method = DyTox(arguments.options, arguments)
     method.teacher = original_model("teacher_param/")
     main = method.phases(last_step())[0]
     learner = LossModule(method, original_model("param/"), last_step(), main)

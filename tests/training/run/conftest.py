@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
-from tests.training.conftest import command_line, train
-from training.arguments import parse_arguments
+from tests.command_line import words as command_line
+from tests.training.conftest import train
+from training.parsing import parse_arguments
 from training.run.resume import Progress, resume
 from training.run.setup import Setup, prepare, set_up
 

@@ -22,7 +22,7 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "unknown label column": ("--label_column fine", ("--label_column fine", "it has image, label")),
     "unknown option": ("--memory_sice 3", ("--memory_sice", "did you mean --memory_size?")),
     "unknown word": ("digits", ("Unknown option digits", "--help")),
-    "unknown method": ("--method icarl", ("--method 'icarl'", "choose one of dytox")),
+    "unknown method": ("--method magic", ("--method 'magic'", "choose one of dytox")),
     "class named twice": ("--class_order 0 1 2 3 4 5 6 7 8 9 3", ("'3' more than once", "once")),
     "steps that do not divide": ("--classes_per_step 3", ("10 classes", "steps of 3", "change --classes_per_step")),
     "memory too small": ("--memory_size 9", ("--memory_size 9", "at least 10")),

@@ -12,11 +12,13 @@ from accelerate import Accelerator
 from PIL import Image as PILImage
 
 from hub.run.errors import InputError
-from tests.training.conftest import Outcome, command_line
+from tests.command_line import words as command_line
+from tests.training.conftest import Outcome
 from training.arguments import Arguments
 from training.data.examples import Examples
 from training.data.scenario import Scenario, make_scenario
 from training.data.splits import LabelledSplits
+from training.methods import Phase
 from training.run import checks
 from training.run.checks import check_disk, check_images, check_precision
 
@@ -127,31 +129,31 @@ def test_test_images_that_are_learned_from_are_counted(
     assert warnings[-1].startswith(f"{max(num_equal, 5) if offset else 12} test image(s) are equal")
 
 
-def test_float16_is_refused_where_it_does_not_work(make_arguments: Callable[..., Arguments]) -> None:
+def test_float16_is_refused_where_it_does_not_work() -> None:
     def check(device: str, precision: str, sam_rho: float) -> None:
         accelerator: Any = SimpleNamespace(device=torch.device(device), mixed_precision=precision)
-        check_precision(make_arguments(sam_rho=sam_rho), accelerator)
+        check_precision(accelerator, [Phase("main", "new", 1, 1e-3, sam_rho=sam_rho)])
 
     with pytest.raises(InputError, match="--mixed_precision fp16 needs a GPU: choose bf16 or no"):
         check("cpu", "fp16", 0)
-    with pytest.raises(InputError, match=r"--sam_rho 3.0 does not work in float16.*choose --mixed_precision bf16"):
+    with pytest.raises(InputError, match=r"--sam_rho 3 does not work in float16.*choose --mixed_precision bf16"):
         check("cuda", "fp16", 3)
     for device, precision, sam_rho in (("cpu", "bf16", 3), ("cuda", "fp16", 0), ("cpu", "no", 3)):
         check(device, precision, sam_rho)
 
 
-@pytest.mark.parametrize(("hidden_size", "unit"), [(96, "MB"), (384, "GB")])
+@pytest.mark.parametrize(("num_bytes", "unit"), [(3_000_000, "MB"), (300_000_000, "GB")])
 def test_a_disk_too_small_is_refused_with_sizes_that_can_be_read(
-    scenario_of: MakeScenario, make_arguments: Any, tmp_path: Path, monkeypatch: Any, hidden_size: int, unit: str
+    scenario_of: MakeScenario, tmp_path: Path, monkeypatch: Any, num_bytes: int, unit: str
 ) -> None:
-    scenario, arguments = scenario_of(), make_arguments(hidden_size=hidden_size, num_hidden_layers=10)
+    train, sizes = scenario_of().train, [num_bytes // 2, num_bytes]
     old = tmp_path / "run" / "checkpoints" / "state"
     old.parent.mkdir(parents=True)
     old.write_bytes(bytes(500_000))
 
-    def check(free: float, last_step: int = 0) -> None:
+    def check(free: float, sizes: list[int] = sizes) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-        check_disk(tmp_path / "run", scenario, arguments, last_step, 20, old.parent)
+        check_disk(tmp_path / "run", sizes, 20, train, old.parent)
 
     # What the run will replace counts as free.
     with pytest.raises(InputError, match="has 0.5 MB of free disk, the run needs about .*: make room") as caught:
@@ -160,6 +162,6 @@ def test_a_disk_too_small_is_refused_with_sizes_that_can_be_read(
     assert found_unit == unit and 1 <= float(number) < 1000
     needed = float(number) * {"MB": 1e6, "GB": 1e9}[unit]
     check(needed * 1.1)
-    check(free=0, last_step=2)
+    check(free=0, sizes=[])
     with pytest.raises(InputError):
         check(needed * 0.9)

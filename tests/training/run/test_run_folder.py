@@ -16,7 +16,8 @@ from hub.run.errors import InputError
 from hub.run.results import RunResults, StepResults
 from modeling_dytox import DyToxConfig, DyToxForImageClassification
 from modeling_dytox.image_processing import make_image_processor
-from training.arguments import REMOVED, Arguments, RemovedOption, parse_arguments
+from training.arguments import Arguments
+from training.parsing import REMOVED, RemovedOption, parse_arguments
 from training.run.model_source import ModelSource
 from training.run.recipe import recipe_of, without_local_paths
 from training.run.results import with_metrics

@@ -1,0 +1,28 @@
+"""
+Learns the same steps by every method, one after the other: run with `torchrun`.
+
+    torchrun --nproc_per_node 2 every_method.py --option value ...
+
+Each run is in a folder of `output_dir` with the name of its method.
+"""
+
+import sys
+
+from accelerate import Accelerator
+
+from training.incremental import run
+from training.methods import METHODS
+from training.parsing import parse_arguments
+
+
+def main() -> None:
+    accelerator = Accelerator()
+    folder = parse_arguments(sys.argv[1:]).output.output_dir
+    for method in METHODS:
+        run(parse_arguments([*sys.argv[1:], "--method", method, "--output_dir", f"{folder}/{method}"]), accelerator)
+    # Threads of the process group that still run when Python ends can abort the process.
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

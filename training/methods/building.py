@@ -1,0 +1,38 @@
+"""New models of any architecture, from the options of a run."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForImageClassification
+
+import modeling_dytox  # noqa: F401  # makes the architectures known to the Auto classes
+from modeling_dytox import IncrementalModel
+from training.arguments import ModelArguments
+from training.data.scenario import Step
+
+
+def build_model(architecture: str, sizes: ModelArguments, step: Step, fields: Mapping[str, Any]) -> IncrementalModel:
+    """
+    A new model that knows the classes of the first step.
+
+    Args:
+        architecture (`str`): `model_type` of its config.
+        sizes (`ModelArguments`): its sizes.
+        step (`Step`): the first.
+        fields (`Mapping[str, Any]`): further fields of the config.
+    """
+    options = asdict(sizes)
+    attn_implementation = options.pop("attn_implementation")
+    options["intermediate_size"] = sizes.intermediate_size or 4 * sizes.hidden_size
+    config = AutoConfig.for_model(
+        architecture,
+        **options,
+        class_ranges=[list(step.class_range)],
+        id2label=dict(enumerate(step.class_names)),
+        label2id={name: label for label, name in enumerate(step.class_names)},
+        **fields,
+    )
+    model: IncrementalModel = AutoModelForImageClassification.from_config(config)
+    model.set_attn_implementation(attn_implementation)
+    return model

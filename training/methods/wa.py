@@ -1,0 +1,97 @@
+"""WA, weight aligning (Zhao et al., CVPR 2020, https://arxiv.org/abs/1911.07053)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hub.run.results import MethodCard
+from training.arguments import PositiveFloat, option
+from training.methods.base import Method, Phase, frozen_copy
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from modeling_dytox import IncrementalModel
+    from training.loop.context import StepContext
+    from training.loop.learner import LossModule
+
+
+CITATION = r"""
+@inproceedings{zhao2020wa,
+  title     = {Maintaining Discrimination and Fairness in Class Incremental Learning},
+  author    = {Zhao, Bowen and Xiao, Xi and Gan, Guojun and Zhang, Bin and Xia, Shu-Tao},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year      = {2020},
+  eprint    = {1911.07053},
+  archivePrefix = {arXiv}
+}
+""".strip()
+
+
+@dataclass
+class WeightAligningOptions:
+    """Options of WA; the default is the paper's."""
+
+    distillation_temperature: PositiveFloat = option("Temperature of the distillation.", 2.0)
+
+
+class WeightAligning(Method):
+    """
+    Cross-entropy and distillation on new classes and memory; then the rows of the head that belong to the new classes
+    are scaled to the mean norm of the others, which takes away their advantage. The head has no bias.
+    """
+
+    name = "wa"
+    summary = "distillation, then the new classes' weights scaled to the norm of the old ones'"
+    Options = WeightAligningOptions
+    architecture = "growing_head"
+    card = MethodCard(
+        title="WA",
+        sentence="Trained with [weight aligning (WA)](https://arxiv.org/abs/1911.07053): rehearsal from a bounded "
+        "memory, distillation from the previous step, and after each step weights of the new classes scaled to the "
+        "mean norm of those of the old ones.",
+        citation=CITATION,
+        tags=("wa", "arxiv:1911.07053"),
+    )
+    options: WeightAligningOptions
+    teacher: IncrementalModel | None = None
+
+    def model_fields(self) -> dict[str, Any]:
+        """A head without bias, whose rows can be compared by their norms."""
+        return {"head_bias": False}
+
+    def before_growth(self, context: StepContext) -> None:
+        """Keeps a copy of the model of the step before as teacher."""
+        self.teacher = frozen_copy(context.model)
+
+    def loss(self, learner: LossModule, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """`(1 - a) * cross-entropy + a * distillation` with a the fraction of old classes (paper, section 4.2)."""
+        from training.methods.losses import cross_entropy, distilled
+
+        logits = learner.model(pixel_values).head_logits
+        terms = {"classification": cross_entropy(logits, targets)}
+        if self.teacher is None:
+            return terms
+        return distilled(
+            terms, logits, self.teacher, pixel_values, learner.step, self.options.distillation_temperature
+        )
+
+    def after_phase(self, context: StepContext, phase: Phase) -> None:
+        """Aligns the rows of the new classes (paper, equation 7), before the memory sees the model."""
+        if context.step.number > 1:
+            head: Any = context.model.head
+            align(head.linear.weight.data, context.step.num_old_classes)
+
+
+def align(weight: Tensor, num_old_classes: int) -> None:
+    """
+    Scales the rows of new classes by the ratio of the mean norms of old and new rows.
+
+    Args:
+        weight (`Tensor` of shape `(C, D)`): of a linear head, changed in place; the old classes come first.
+        num_old_classes (`int`): how many of them are old.
+    """
+    norms = weight.norm(dim=1)
+    weight[num_old_classes:] *= norms[:num_old_classes].mean() / norms[num_old_classes:].mean()

@@ -1,0 +1,346 @@
+"""
+Reads the options of a run from a YAML recipe and from the command line, which wins.
+
+Nothing here imports torch, which takes seconds: help and errors in options come at once.
+"""
+
+import difflib
+import importlib.util
+import re
+import sys
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from hub.run.errors import InputError, last_message, one_line
+from hub.run.recipe import same_value
+from training.arguments import GROUPS, Arguments, ContinuationArguments, ModelArguments, check_bounds
+from training.methods import DEFAULT_METHOD, METHODS, method_named
+from training.run.model_source import source_to_continue
+
+
+# What the paper cuts CIFAR-100 and ImageNet-100 into.
+DEFAULT_CLASSES_PER_STEP = 10
+# The options that take several values.
+_LISTS = ("class_order",)
+
+
+class RemovedOption(NamedTuple):
+    """
+    An option that earlier versions had.
+
+    Args:
+        default: the value at which it changed nothing.
+        advice (`str`): what to use instead.
+    """
+
+    default: Any
+    advice: str
+
+
+REMOVED: dict[str, RemovedOption] = {}
+
+
+class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Shows defaults, and keeps the lines of the list of methods."""
+
+
+class OptionParser(HfArgumentParser):
+    """Reports bad values in one line instead of the usage of all options."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[0].upper()}{message[1:]}; see --help for all options.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    The content of a YAML file of options.
+
+    Args:
+        path (`Path`, *optional*): the file; None where there is none.
+        options (`Mapping[str, Any]`): by name, without blocks.
+        blocks (`Mapping[str, Mapping[str, Any]]`): options of single methods, by the name of the method.
+    """
+
+    path: Path | None
+    options: Mapping[str, Any]
+    blocks: Mapping[str, Mapping[str, Any]]
+
+
+def parse_arguments(command_line: Sequence[str] | None = None) -> Arguments:
+    """
+    Reads the options from the command line and from the YAML file that `--config` names; the command line wins.
+
+    Raises:
+        InputError: an option is unknown, has a bad value, or contradicts another.
+        SystemExit: help was asked for, and has been printed.
+    """
+    command_line = list(sys.argv[1:] if command_line is None else command_line)
+    first = _value_of("config", command_line)
+    recipe = read_recipe_file(Path(first)) if first else Recipe(None, {}, {})
+    if {"-h", "--help"} & set(command_line):
+        _print_help(_value_of("method", command_line) or recipe.options.get("method") or DEFAULT_METHOD)
+        raise SystemExit(0)
+
+    shared = list(_words(_shared_options(recipe), recipe))
+    *groups, _, remaining = _parse(_parser(GROUPS), [*shared, *command_line])
+    named = {field.name: group for field, group in zip(fields(Arguments), groups, strict=False)}
+    arguments = Arguments(**named, options=None)
+    name = _method_of(arguments)
+    own = list(_words(_own_options(recipe, name), recipe))
+    kind: Any = METHODS[name].Options
+    parser = OptionParser([kind], add_help=False, allow_abbrev=False)
+    arguments.options, unknown = _parse(parser, [*own, *remaining])
+    if unknown:
+        raise InputError(_unknown_option(unknown[0], name))
+    arguments.method.method = name
+    if arguments.continuation.model_name_or_path is None and arguments.data.classes_per_step is None:
+        arguments.data.classes_per_step = DEFAULT_CLASSES_PER_STEP
+    check_arguments(arguments)
+    return arguments
+
+
+def parse_or_exit() -> Arguments:
+    """Reads the options; where one is bad, ends the process with one line and exit status 2."""
+    try:
+        return parse_arguments()
+    except InputError as error:
+        sys.stderr.write(f"error: {last_message(error)}\n")
+        sys.exit(2)
+
+
+def read_recipe_file(path: Path) -> Recipe:
+    """
+    The options of a YAML file. A block under the name of a method holds options of this method alone.
+
+    Raises:
+        InputError: the file is missing, is not a mapping, or holds an unknown option.
+    """
+    if not path.is_file():
+        raise InputError(f"--config {path} does not exist: give the path of a YAML file, see training/recipes/.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"--config {path} is not valid YAML ({one_line(error)}).") from error
+    if not isinstance(content, dict):
+        raise InputError(f"--config {path} holds {type(content).__name__}: expected lines of 'option: value'.")
+    blocks = {name: value or {} for name, value in content.items() if name in METHODS}
+    for method, block in blocks.items():
+        _check_block(path, method, block)
+    options = {str(name): value for name, value in content.items() if name not in METHODS}
+    return Recipe(path, options, blocks)
+
+
+def _check_block(path: Path, method: str, block: Any) -> None:
+    """A block is read only by its own method; a typing error in it is found all the same."""
+    if not isinstance(block, dict):
+        raise InputError(f"{method} in {path} is {block!r}: expected a block of options of --method {method}.")
+    own = option_names(METHODS[method].Options)
+    for name in block:
+        if name not in own:
+            raise InputError(
+                f"Unknown option {name} in the block {method} of {path}: --method {method} has "
+                f"{', '.join(own) or 'no options of its own'}."
+            )
+
+
+def option_names(*groups: Any) -> list[str]:
+    """Names of the options in some dataclasses, by default in all groups that methods share; in the order of help."""
+    return [option.name for group in groups or GROUPS for option in fields(group)]
+
+
+def owners_of(name: str) -> list[str]:
+    """The methods that have an option of this name of their own."""
+    return [method for method, kind in METHODS.items() if name in option_names(kind.Options)]
+
+
+def _parser(groups: Iterable[Any], **options: Any) -> OptionParser:
+    parser = OptionParser(list(groups), allow_abbrev=False, **options)
+    parser.add_argument("--config", help="YAML file of these options; the command line wins.")
+    return parser
+
+
+def _parse(parser: OptionParser, words: Sequence[str]) -> Any:
+    """The dataclasses of a parser from words of a command line, then the words that it does not know."""
+    return parser.parse_args_into_dataclasses(words, return_remaining_strings=True, look_for_args_file=False)
+
+
+def _print_help(method: str) -> None:
+    """Help on the options that all methods share and on those of one method, with a line on each method."""
+    kind = method_named(method)
+    lines = [f"  {name:<10} {other.summary}" for name, other in METHODS.items()]
+    # A heading of its own, as HfArgumentParser finds it.
+    own: Any = type(kind.Options.__name__, (kind.Options,), {"_argument_group_name": f"options of --method {method}"})
+    _parser(
+        [*GROUPS, own],
+        description="Learns the classes of a data set step by step; each step is a model of its own.",
+        epilog="\n".join(["methods; `--method NAME --help` shows the options of one:", *lines]),
+        formatter_class=_HelpFormatter,
+    ).print_help()
+
+
+def _value_of(name: str, command_line: Sequence[str]) -> str | None:
+    """The value of one option, found before the others are read."""
+    parser = OptionParser([], add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{name}")
+    value: str | None = getattr(parser.parse_known_args(command_line)[0], name)
+    return value
+
+
+def _method_of(arguments: Arguments) -> str:
+    """The method that is asked for, else that of the model to continue, else the default."""
+    asked = arguments.method.method
+    if arguments.continuation.model_name_or_path is None:
+        return method_named(asked or DEFAULT_METHOD).name
+    name = asked or source_to_continue(arguments).results().method
+    if name not in METHODS or not METHODS[name].card.can_continue:
+        able = ", ".join(name for name, method in METHODS.items() if method.card.can_continue)
+        problem = "cannot continue a model" if name in METHODS else "is unknown"
+        subject = f"--method {name}" if asked else f"The method {name}, with which the model was learned,"
+        raise InputError(f"{subject} {problem}: choose --method among {able}.")
+    return name
+
+
+def _shared_options(recipe: Recipe) -> dict[str, Any]:
+    """The options in a recipe that all methods share."""
+    shared = option_names()
+    for name, value in recipe.options.items():
+        known = name in shared or owners_of(name)
+        if not known and not (name in REMOVED and same_value(value, REMOVED[name].default)):
+            raise InputError(_unknown_option(name, None, f" in {recipe.path}"))
+    return {name: value for name, value in recipe.options.items() if name in shared}
+
+
+def _own_options(recipe: Recipe, method: str) -> dict[str, Any]:
+    """The options of a method in a recipe: those of its block, and those outside of blocks, as a saved recipe has."""
+    own = option_names(METHODS[method].Options)
+    found: dict[str, Any] = {}
+    for name, value in recipe.options.items():
+        if name in own:
+            found[name] = value
+        elif owners := owners_of(name):
+            _check_at_default(name, value, owners, method, recipe)
+    return found | dict(recipe.blocks.get(method, {}))
+
+
+def _check_at_default(name: str, value: Any, owners: Sequence[str], method: str, recipe: Recipe) -> None:
+    """An option of other methods changes nothing at its default; at another value somebody expects it to."""
+    if not any(same_value(value, getattr(METHODS[owner].Options(), name)) for owner in owners):
+        raise InputError(
+            f"{name} {value} in {recipe.path} is an option of --method {' and '.join(owners)}, not of {method}: leave "
+            f"it out, or put it into a block '{owners[0]}:'."
+        )
+
+
+def _words(options: Mapping[str, Any], recipe: Recipe) -> Iterable[str]:
+    """Options as words of a command line; none where an entry leaves the default."""
+    for name, value in options.items():
+        values = value if isinstance(value, list) else [value]
+        if name in _LISTS and value is not None:
+            yield from (f"--{name}", *map(str, values))
+        elif len(values) != 1:
+            raise InputError(f"{name} in {recipe.path} is the list {value}: give one value.")
+        elif values != [None]:
+            # YAML reads a bare `no` as false.
+            text = "no" if name == "mixed_precision" and values == [False] else values[0]
+            # In one piece: a value such as -1e-4 alone would look like an option.
+            yield f"--{name}={text}"
+
+
+def check_arguments(arguments: Arguments) -> None:
+    """
+    Checks each option on its own and against the others, before anything is loaded.
+
+    Raises:
+        InputError: with the first contradiction.
+    """
+    if not arguments.data.dataset_name:
+        raise InputError(
+            "--dataset_name is missing: give a Hub id, a folder or 'digits', or a recipe such as "
+            "--config training/recipes/digits.yaml."
+        )
+    for group in vars(arguments).values():
+        check_bounds(group)
+    _check_sizes(arguments.model)
+    _check_tracker(arguments.output.report_to)
+    _check_continuation(arguments.continuation)
+    if arguments.output.push_to_hub and not arguments.output.hub_model_id:
+        raise InputError("--push_to_hub needs a repository: add --hub_model_id org/name.")
+    _check_license(arguments.output.license)
+    if arguments.output.push_memory and not arguments.output.push_to_hub:
+        raise InputError("--push_memory publishes beside the model: add --push_to_hub, or leave it out.")
+    _check_memory(arguments)
+
+
+def _check_sizes(model: ModelArguments) -> None:
+    if model.image_size % model.patch_size:
+        raise InputError(
+            f"--image_size {model.image_size} is not a multiple of --patch_size {model.patch_size}: change one."
+        )
+    if model.hidden_size % model.num_attention_heads:
+        raise InputError(
+            f"--hidden_size {model.hidden_size} is not a multiple of --num_attention_heads "
+            f"{model.num_attention_heads}: change one."
+        )
+
+
+def _check_tracker(name: str) -> None:
+    # accelerate would leave it out without a word.
+    packages = ("tensorboard", "tensorboardX") if name == "tensorboard" else (name,)
+    if name != "none" and not any(map(importlib.util.find_spec, packages)):
+        raise InputError(f"--report_to {name} is not installed: pip install {name}, or choose --report_to none.")
+
+
+def _check_continuation(options: ContinuationArguments) -> None:
+    if options.model_name_or_path is None:
+        for name, default in asdict(ContinuationArguments()).items():
+            value = getattr(options, name)
+            if value != default:
+                raise InputError(f"--{name} {value} needs --model_name_or_path, the published model to continue.")
+
+
+def _check_license(name: str | None) -> None:
+    # As the Hub checks it, which would refuse the card only after the first step.
+    if name is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.\-]*", name):
+        raise InputError(
+            f"--license {name!r} is no name of a licence on the Hub: give one such as apache-2.0, cc-by-nc-4.0 or "
+            "other."
+        )
+
+
+def _check_memory(arguments: Arguments) -> None:
+    """Refuses what only a rehearsal memory gives a meaning, for a method that keeps none."""
+    if method_named(arguments.method.method or DEFAULT_METHOD).uses_memory:
+        return
+    options = {
+        "push_memory": arguments.output.push_memory,
+        "memory_name_or_path": arguments.continuation.memory_name_or_path,
+    }
+    for name, value in options.items():
+        if value:
+            raise InputError(
+                f"--{name}: --method {arguments.method.method} keeps no rehearsal memory; leave it out, or choose "
+                "another method."
+            )
+
+
+def _unknown_option(word: str, method: str | None, where: str = "") -> str:
+    """Says of a word that is no option what was probably meant."""
+    name = word.lstrip("-").partition("=")[0]
+    if (removed := REMOVED.get(name)) is not None:
+        return f"Option {word}{where} was removed: {removed.advice}"
+    if method is not None and (owners := owners_of(name)):
+        return (
+            f"Option {word}{where} belongs to --method {' and '.join(owners)}, not to {method}: leave it out, or "
+            "choose another method."
+        )
+    own = option_names(METHODS[method].Options) if method else []
+    close = difflib.get_close_matches(name, [*option_names(), *own], n=1)
+    hint = f"did you mean --{close[0]}?" if close else "see --help for all options."
+    return f"Unknown option {word}{where}: {hint}"
