@@ -76,8 +76,8 @@ class BranchedModel(BranchedPreTrainedModel):
         return embeddings
 
     def add_branch(self) -> None:
-        """Appends a branch that starts as a copy of the newest."""
-        self.branches.append(copy.deepcopy(self.branches[-1]).requires_grad_())
+        """Appends a branch that starts as a copy of the newest; it is to learn, even if the newest is frozen."""
+        self.branches.append(copy.deepcopy(self.branches[-1]).requires_grad_().train(self.training))
 
     @can_return_tuple
     def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BranchedModelOutput:

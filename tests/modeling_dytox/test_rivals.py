@@ -92,6 +92,21 @@ def test_growth_keeps_what_was_learned(fields: dict[str, Any]) -> None:
     assert (grown.get("prototypes", torch.zeros(9, 16))[5:] == 0).all()
 
 
+@every_rival
+@pytest.mark.parametrize("training", [True, False])
+def test_what_grows_has_the_type_and_the_mode_of_the_model(fields: dict[str, Any], training: bool) -> None:
+    model: Any = make_rival(class_ranges=RANGES[:2], **fields).to(torch.bfloat16).train(training)
+    frozen = list(model.branched.branches) if fields["model_type"] == "branched" else []
+    for branch in frozen:
+        branch.eval().requires_grad_(False)
+    model.add_task(NEW_NAMES)
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.bfloat16}
+    of_frozen = {module for branch in frozen for module in branch.modules()}
+    assert all(module.training == (training and module not in of_frozen) for module in model.modules())
+    of_frozen_parameters = {parameter for branch in frozen for parameter in branch.parameters()}
+    assert all(parameter.requires_grad != (parameter in of_frozen_parameters) for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("fields", [{"model_type": "dytox"}, *RIVALS], ids=str)
 def test_with_a_step_only_its_classes_compete(fields: dict[str, Any]) -> None:
     options = {name: value for name, value in fields.items() if name != "model_type"}
