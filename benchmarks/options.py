@@ -19,7 +19,8 @@ from training.arguments import (
     option,
 )
 from training.methods.dytox import DyTox, DyToxOptions
-from training.parsing import OptionParser, check_arguments
+from training.option_parser import OptionParser
+from training.parsing import check_arguments
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -128,7 +129,6 @@ def parse_options(command_line: Sequence[str] | None = None) -> Options:
     parser = OptionParser(
         groups,
         description="Measures speed and memory of a model on synthetic images, and prints one JSON object.",
-        allow_abbrev=False,
     )
     run, model, unknown = parser.parse_args_into_dataclasses(
         command_line, return_remaining_strings=True, look_for_args_file=False

@@ -41,7 +41,7 @@ class DataArguments:
     dataset_name: str | None = option(
         "Data set: a Hub id, a local folder of images or Parquet files, or the built-in 'digits'. Required."
     )
-    dataset_config_name: str | None = option("Configuration of a Hub data set that has several.")
+    dataset_config_name: str | None = option("Configuration of a Hub data set; required if it has several.")
     train_split: str = option("Split to learn from.", "train")
     test_split: str | None = option("Split to test on. By default the one of 'test' and 'validation' that exists.")
     image_column: str | None = option("Column of the images. Inferred when only one column holds images.")
@@ -51,9 +51,13 @@ class DataArguments:
         "user of the model will: colours that were hidden then show.",
         "refuse",
     )
-    max_train_samples_per_class: PositiveInt | None = option("Use only the first N training images of each class.")
-    max_eval_samples_per_class: PositiveInt | None = option("Use only the first N test images of each class.")
-    num_classes: PositiveInt | None = option("Use only the first N classes of the class order.")
+    max_train_samples_per_class: PositiveInt | None = option(
+        "Use only the first N training images of each class. By default all."
+    )
+    max_eval_samples_per_class: PositiveInt | None = option(
+        "Use only the first N test images of each class. By default all."
+    )
+    num_classes: PositiveInt | None = option("Use only the first N classes of the class order. By default all.")
     class_order: list[str] | None = option(
         "Order of learning: class names or label ids, a file with one a line, the name of a bundled order "
         "(cifar100_order1, cifar100_order2, cifar100_order3; imagenet100_order1, to use with num_classes 100; "
@@ -73,7 +77,7 @@ class ContinuationArguments:
 
     model_name_or_path: str | None = option(
         "Published step to continue, with the classes of dataset_name: a repository 'org/name' on the Hub, or a step "
-        "folder. The sizes of the model are then its own."
+        "folder. The sizes of the model are then its own. By default a new model is learned."
     )
     model_revision: str | None = option("Revision of that repository, such as 'step5'. By default 'main'.")
     memory_name_or_path: str | None = option(
@@ -107,7 +111,11 @@ class ModelArguments:
 
 @dataclass
 class MethodArguments:
-    """How the model learns without forgetting; the options of one method alone stand in its own file."""
+    """
+    How the model learns without forgetting.
+
+    The options of one method alone stand in its file in `training/methods/`.
+    """
 
     method: str | None = option(
         "Class-incremental method, see the list at the end. By default the first of it, or the one that the continued "

@@ -40,7 +40,7 @@ from training.data.scenario import select_by_name
 from training.data.splits import load_test_split
 from training.loop.evaluation import Evaluation, Evaluator
 from training.loop.malloc import keep_freed_pages
-from training.parsing import OptionParser
+from training.option_parser import OptionParser
 from training.run.comparison import RecordedStep, agreement, compare, conclusion, to_table
 from training.run.model_source import ModelSource
 
@@ -86,7 +86,7 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> EvaluationArgu
     Raises:
         InputError: an option is unknown, missing or has a bad value.
     """
-    parser = OptionParser([EvaluationArguments], description=DESCRIPTION, allow_abbrev=False)  # type: ignore[list-item]
+    parser = OptionParser([EvaluationArguments], description=DESCRIPTION)
     arguments = EvaluationArguments(**vars(parser.parse_args(command_line)))
     if not arguments.model:
         raise InputError("--model is missing: give a step folder, or a repository 'org/name' on the Hub.")

@@ -6,21 +6,21 @@ Nothing here imports torch, which takes seconds: help and errors in options come
 
 import difflib
 import importlib.util
+import inspect
 import re
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import yaml
-from transformers import HfArgumentParser
 
 from hub.run.errors import InputError, last_message, one_line
 from hub.run.recipe import same_value
 from training.arguments import GROUPS, Arguments, ContinuationArguments, ModelArguments, check_bounds
-from training.methods import DEFAULT_METHOD, METHODS, method_named
+from training.methods import DEFAULT_METHOD, METHODS, Method, method_named
+from training.option_parser import OptionParser, under_heading
 from training.run.model_source import source_to_continue
 
 
@@ -44,17 +44,6 @@ class RemovedOption(NamedTuple):
 
 
 REMOVED: dict[str, RemovedOption] = {}
-
-
-class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Shows defaults, and keeps the lines of the list of methods."""
-
-
-class OptionParser(HfArgumentParser):
-    """Reports bad values in one line instead of the usage of all options."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message[0].upper()}{message[1:]}; see --help for all options.")
 
 
 @dataclass(frozen=True)
@@ -82,21 +71,19 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> Arguments:
         SystemExit: help was asked for, and has been printed.
     """
     command_line = list(sys.argv[1:] if command_line is None else command_line)
-    first = _value_of("config", command_line)
-    recipe = read_recipe_file(Path(first)) if first else Recipe(None, {}, {})
+    path = _value_of("config", command_line)
+    recipe = read_recipe_file(Path(path)) if path else Recipe(None, {}, {})
+    shared = list(_words(_shared_options(recipe), recipe))
     if {"-h", "--help"} & set(command_line):
-        _print_help(_value_of("method", command_line) or recipe.options.get("method") or DEFAULT_METHOD)
+        _print_help(method_named(_value_of("method", [*shared, *command_line]) or DEFAULT_METHOD))
         raise SystemExit(0)
 
-    shared = list(_words(_shared_options(recipe), recipe))
-    *groups, _, remaining = _parse(_parser(GROUPS), [*shared, *command_line])
+    *groups, _, remaining = _parse(_shared_parser(GROUPS, add_help=False), [*shared, *command_line])
     named = {field.name: group for field, group in zip(fields(Arguments), groups, strict=False)}
     arguments = Arguments(**named, options=None)
     name = _method_of(arguments)
-    own = list(_words(_own_options(recipe, name), recipe))
-    kind: Any = METHODS[name].Options
-    parser = OptionParser([kind], add_help=False, allow_abbrev=False)
-    arguments.options, unknown = _parse(parser, [*own, *remaining])
+    own = _words(_own_options(recipe, name, _value_of("method", shared)), recipe)
+    arguments.options, unknown = _parse(_own_parser(name), [*own, *remaining])
     if unknown:
         raise InputError(_unknown_option(unknown[0], name))
     arguments.method.method = name
@@ -130,7 +117,7 @@ def read_recipe_file(path: Path) -> Recipe:
         raise InputError(f"--config {path} is not valid YAML ({one_line(error)}).") from error
     if not isinstance(content, dict):
         raise InputError(f"--config {path} holds {type(content).__name__}: expected lines of 'option: value'.")
-    blocks = {name: value or {} for name, value in content.items() if name in METHODS}
+    blocks = {name: {} if value is None else value for name, value in content.items() if name in METHODS}
     for method, block in blocks.items():
         _check_block(path, method, block)
     options = {str(name): value for name, value in content.items() if name not in METHODS}
@@ -143,11 +130,13 @@ def _check_block(path: Path, method: str, block: Any) -> None:
         raise InputError(f"{method} in {path} is {block!r}: expected a block of options of --method {method}.")
     own = option_names(METHODS[method].Options)
     for name in block:
-        if name not in own:
-            raise InputError(
-                f"Unknown option {name} in the block {method} of {path}: --method {method} has "
-                f"{', '.join(own) or 'no options of its own'}."
-            )
+        if name in own:
+            continue
+        if name in option_names():
+            advice = "all methods share it, write it outside of the blocks."
+        else:
+            advice = f"--method {method} has {', '.join(own) or 'no options of its own'}."
+        raise InputError(f"Unknown option {name} in the block {method} of {path}: {advice}")
 
 
 def option_names(*groups: Any) -> list[str]:
@@ -160,10 +149,15 @@ def owners_of(name: str) -> list[str]:
     return [method for method, kind in METHODS.items() if name in option_names(kind.Options)]
 
 
-def _parser(groups: Iterable[Any], **options: Any) -> OptionParser:
-    parser = OptionParser(list(groups), allow_abbrev=False, **options)
-    parser.add_argument("--config", help="YAML file of these options; the command line wins.")
+def _shared_parser(groups: Iterable[Any], **options: Any) -> OptionParser:
+    parser = OptionParser(groups, **options)
+    help = "YAML file of these options, such as those in training/recipes/; the command line wins."
+    parser.add_argument("--config", metavar="FILE", help=help)
     return parser
+
+
+def _own_parser(method: str) -> OptionParser:
+    return OptionParser([METHODS[method].Options], add_help=False)
 
 
 def _parse(parser: OptionParser, words: Sequence[str]) -> Any:
@@ -171,23 +165,28 @@ def _parse(parser: OptionParser, words: Sequence[str]) -> Any:
     return parser.parse_args_into_dataclasses(words, return_remaining_strings=True, look_for_args_file=False)
 
 
-def _print_help(method: str) -> None:
+def _print_help(method: type[Method]) -> None:
     """Help on the options that all methods share and on those of one method, with a line on each method."""
-    kind = method_named(method)
+    own = under_heading(f"options of --method {method.name}", method.Options)
     lines = [f"  {name:<10} {other.summary}" for name, other in METHODS.items()]
-    # A heading of its own, as HfArgumentParser finds it.
-    own: Any = type(kind.Options.__name__, (kind.Options,), {"_argument_group_name": f"options of --method {method}"})
-    _parser(
-        [*GROUPS, own],
+    if not option_names(method.Options):
+        lines.append(f"\n--method {method.name} has no options of its own.")
+    parser = _shared_parser(
+        # The first line of its docstring says what a group is about.
+        [
+            *(under_heading(inspect.cleandoc(group.__doc__).splitlines()[0].rstrip("."), group) for group in GROUPS),
+            own,
+        ],
+        usage="accelerate launch training/incremental.py [--config RECIPE.yaml] [--OPTION VALUE ...]",
         description="Learns the classes of a data set step by step; each step is a model of its own.",
         epilog="\n".join(["methods; `--method NAME --help` shows the options of one:", *lines]),
-        formatter_class=_HelpFormatter,
-    ).print_help()
+    )
+    parser.print_help()
 
 
 def _value_of(name: str, command_line: Sequence[str]) -> str | None:
     """The value of one option, found before the others are read."""
-    parser = OptionParser([], add_help=False, allow_abbrev=False)
+    parser = OptionParser([], add_help=False)
     parser.add_argument(f"--{name}")
     value: str | None = getattr(parser.parse_known_args(command_line)[0], name)
     return value
@@ -197,12 +196,12 @@ def _method_of(arguments: Arguments) -> str:
     """The method that is asked for, else that of the model to continue, else the default."""
     asked = arguments.method.method
     if arguments.continuation.model_name_or_path is None:
-        return method_named(asked or DEFAULT_METHOD).name
-    name = asked or source_to_continue(arguments).results().method
+        return method_named(DEFAULT_METHOD if asked is None else asked).name
+    name = source_to_continue(arguments).results().method if asked is None else asked
     if name not in METHODS or not METHODS[name].card.can_continue:
         able = ", ".join(name for name, method in METHODS.items() if method.card.can_continue)
         problem = "cannot continue a model" if name in METHODS else "is unknown"
-        subject = f"--method {name}" if asked else f"The method {name}, with which the model was learned,"
+        subject = f"--method {name}" if asked is not None else f"The method {name}, with which the model was learned,"
         raise InputError(f"{subject} {problem}: choose --method among {able}.")
     return name
 
@@ -212,29 +211,41 @@ def _shared_options(recipe: Recipe) -> dict[str, Any]:
     shared = option_names()
     for name, value in recipe.options.items():
         known = name in shared or owners_of(name)
-        if not known and not (name in REMOVED and same_value(value, REMOVED[name].default)):
+        changes_nothing = name in REMOVED and (value is None or same_value(value, REMOVED[name].default))
+        if not known and not changes_nothing:
             raise InputError(_unknown_option(name, None, f" in {recipe.path}"))
     return {name: value for name, value in recipe.options.items() if name in shared}
 
 
-def _own_options(recipe: Recipe, method: str) -> dict[str, Any]:
-    """The options of a method in a recipe: those of its block, and those outside of blocks, as a saved recipe has."""
-    own = option_names(METHODS[method].Options)
+def _own_options(recipe: Recipe, method: str, written_for: str | None) -> dict[str, Any]:
+    """
+    The options of a method in a recipe: those of its block, and those outside of blocks, as a saved recipe has them.
+
+    Args:
+        recipe (`Recipe`): the recipe.
+        method (`str`): the method of the run.
+        written_for (`str`, *optional*): the method that the recipe names, whose options are those outside of blocks:
+            what another method has under the same name may have another default.
+    """
     found: dict[str, Any] = {}
     for name, value in recipe.options.items():
-        if name in own:
+        owners = owners_of(name)
+        if written_for in owners and written_for != method:
+            _check_default(name, value, [written_for], method, recipe)
+        elif method in owners:
             found[name] = value
-        elif owners := owners_of(name):
-            _check_at_default(name, value, owners, method, recipe)
+        elif owners:
+            _check_default(name, value, owners, method, recipe)
     return found | dict(recipe.blocks.get(method, {}))
 
 
-def _check_at_default(name: str, value: Any, owners: Sequence[str], method: str, recipe: Recipe) -> None:
+def _check_default(name: str, value: Any, owners: Sequence[str], method: str, recipe: Recipe) -> None:
     """An option of other methods changes nothing at its default; at another value somebody expects it to."""
-    if not any(same_value(value, getattr(METHODS[owner].Options(), name)) for owner in owners):
+    words = list(_words({name: value}, recipe))
+    if not any(_parse(_own_parser(owner), words)[0] == METHODS[owner].Options() for owner in owners):
         raise InputError(
-            f"{name} {value} in {recipe.path} is an option of --method {' and '.join(owners)}, not of {method}: leave "
-            f"it out, or put it into a block '{owners[0]}:'."
+            f"{name} {value} in {recipe.path} is for --method {' and '.join(owners)}, not for {method}: leave it out, "
+            f"or put it into a block '{owners[0]}:'."
         )
 
 
@@ -331,8 +342,15 @@ def _check_memory(arguments: Arguments) -> None:
 
 
 def _unknown_option(word: str, method: str | None, where: str = "") -> str:
-    """Says of a word that is no option what was probably meant."""
-    name = word.lstrip("-").partition("=")[0]
+    """
+    Says of a word that is no option what was probably meant.
+
+    Args:
+        word (`str`): the word, as it was written.
+        method (`str`, *optional*): the method whose options are known; None where it can be any.
+        where (`str`, *optional*): completes "Option ...".
+    """
+    name = word.lstrip("-").partition("=")[0].replace("-", "_").removeprefix("no_")
     if (removed := REMOVED.get(name)) is not None:
         return f"Option {word}{where} was removed: {removed.advice}"
     if method is not None and (owners := owners_of(name)):
@@ -340,7 +358,8 @@ def _unknown_option(word: str, method: str | None, where: str = "") -> str:
             f"Option {word}{where} belongs to --method {' and '.join(owners)}, not to {method}: leave it out, or "
             "choose another method."
         )
-    own = option_names(METHODS[method].Options) if method else []
+    kinds = [METHODS[method]] if method else METHODS.values()
+    own = [option for kind in kinds for option in option_names(kind.Options)]
     close = difflib.get_close_matches(name, [*option_names(), *own], n=1)
     hint = f"did you mean --{close[0]}?" if close else "see --help for all options."
     return f"Unknown option {word}{where}: {hint}"

@@ -38,16 +38,22 @@ CITATION = r"""
 class DyToxOptions:
     """Options of DyTox; the defaults are the paper's for CIFAR-100."""
 
-    distillation: bool = option("Learn from the model of the previous step.", True)
+    distillation: bool = option("Learn what the model of the previous step says of the old classes.", True)
     distillation_temperature: PositiveFloat = option("Temperature of the distillation.", 1.0)
-    divergence_weight: NonNegativeFloat = option("Weight of the divergence loss; 0 switches it off.", 0.1)
+    divergence_weight: NonNegativeFloat = option(
+        "Weight of the divergence loss, which tells each new class and the old ones as a whole apart by the newest "
+        "task embedding alone; 0 switches it off.",
+        0.1,
+    )
     token_expansion: bool = option("Give each step a task token of its own; false keeps one for all (ablation).", True)
     independent_classifiers: bool = option(
         "Give each step a classifier of its own; false draws one for all classes at each step (ablation).", True
     )
-    finetuning_epochs: NonNegativeInt = option("Epochs of the finetuning phase; 0 switches it off.", 20)
+    finetuning_epochs: NonNegativeInt = option(
+        "Epochs of the finetuning phase on the balanced memory, after the main phase; 0 switches it off.", 20
+    )
     finetuning_learning_rate: NonNegativeFloat = option(
-        "Constant learning rate of finetuning (see learning_rate).", 5e-5
+        "Constant learning rate of the finetuning phase, for learning_rate_batch_size images an update.", 5e-5
     )
     shuffle_finetuning: bool = option(
         "Draw the exemplars of finetuning at random. false takes them in stored order and drops the last, "

@@ -12,7 +12,7 @@ from hub.run.errors import InputError
 from hub.run.recipe import same_value
 from hub.run.text import without_local_path
 from training.arguments import GROUPS, Arguments
-from training.methods import METHODS, method_named
+from training.methods import DEFAULT_METHOD, METHODS, method_named
 from training.parsing import REMOVED, option_names, owners_of
 
 
@@ -42,8 +42,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         now (`Mapping[str, Any]`): a recipe of this version.
     """
     method = method_named(now["method"])
-    own = option_names(method.Options) if before.get("method") == method.name else []
+    own = option_names(method.Options) if before.get("method", DEFAULT_METHOD) == method.name else []
     defaults = {option.name: option.default for group in (*GROUPS, method.Options) for option in fields(group)}
+    defaults["method"] = DEFAULT_METHOD
     found = []
     for name in sorted(before.keys() | now.keys(), key=str):
         if name in own or name in option_names():

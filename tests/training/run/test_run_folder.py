@@ -196,6 +196,15 @@ def test_a_recipe_of_an_earlier_version_is_continued(tmp_path: Path) -> None:
         # One value or a list of it.
         ({"class_order": "seed:7", "num_epochs": [500]}, {"class_order": "seed:7"}, None),
         ({"class_order": ["a", "b"]}, {"class_order": "a"}, "class_order was ['a', 'b'], is ['a']"),
+        ({"method": ...}, {}, None),
+        # Earlier versions saved the options of DyTox for every method.
+        ({"method": "replay"}, {"method": "replay"}, None),
+        (
+            {"method": "replay", "sam_rho": 2},
+            {"method": "replay"},
+            "sam_rho was 2, which --method replay no longer has",
+        ),
+        ({"finetuning_epochs": 5}, {"method": "der"}, "method was dytox, is der"),
         # Options that this version no longer has.
         ({"warm_restarts": 0}, {}, None),
         ({"warm_restarts": [0]}, {}, None),

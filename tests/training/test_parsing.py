@@ -1,9 +1,10 @@
 """Options: from a YAML file, from the command line, and the errors of both."""
 
 import importlib.util
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -104,6 +105,7 @@ def test_values_in_yaml_and_on_the_command_line(write_recipe: Write, given: str,
         *((text, "recipe.yaml holds ") for text in ("- dataset_name", "digits", "3")),
         *((content, "recipe.yaml is not valid YAML") for content in (b"a: [1", b"a: b: c", b"\x00", b"name: \xe9")),
         ("class_per_step: 2", "recipe.yaml: did you mean --classes_per_step?"),
+        ("sam_roh: 2", "recipe.yaml: did you mean --sam_rho?"),
         ("num_epochs: [1, 2]", "recipe.yaml is the list [1, 2]: give one value"),
         ("num_epochs: []", "recipe.yaml is the list []: give one value"),
         ("num_epochs: {a: 1}", "--num_epochs/--num-epochs: invalid int value: "),
@@ -123,7 +125,8 @@ def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("word", "hint"),
     [
-        *((word, "did you mean --memory_size?") for word in ("--memory_sise", "--memory_siz=3", "--memorysize")),
+        *((word, "did you mean --memory_size?") for word in ("--memory_sise", "--memory_siz=3", "--memory-sise")),
+        ("--sam_roh", "did you mean --sam_rho?"),
         ("--xyzzy", "see --help"),
         # An abbreviation would change its meaning when an option is added.
         ("--num_ep", "did you mean --num_epochs?"),
@@ -137,7 +140,7 @@ def test_an_option_that_was_removed_is_ignored_at_its_old_default_and_refused_ot
     write_recipe: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(REMOVED, "warm_restarts", RemovedOption(0, "use --warmup_epochs."))
-    for text in ("0", "[0]"):
+    for text in ("0", "[0]", "null"):
         assert parse_arguments(["--config", write_recipe(f"warm_restarts: {text}"), *DATA]) == parse_arguments(DATA)
     refused = "was removed: use --warmup_epochs."
     recipe = write_recipe("warm_restarts: 2")
@@ -153,7 +156,8 @@ def test_options_of_a_method_stand_in_its_block_and_blocks_of_others_are_skipped
     assert parse_arguments([*config, "--method", "wa"]).options == METHODS["wa"].Options(4.0)
     assert parse_arguments([*config, "--method", "der"]).options == METHODS["der"].Options()
     for content, part in (
-        ("wa: 3", "wa in {} is 3: expected a block of options of --method wa."),
+        *((f"wa: {value}", f"wa in {{}} is {value}: expected a block of options") for value in ("3", "[]", "False")),
+        ("wa: {memory_size: 2}", "option memory_size in the block wa of {}: all methods share it, write it outside"),
         (
             "wa: {sam_rho: 2}",
             "option sam_rho in the block wa of {}: --method wa has distillation_temperature.",
@@ -163,22 +167,50 @@ def test_options_of_a_method_stand_in_its_block_and_blocks_of_others_are_skipped
         assert part.format(recipe) in error_of("--config", write_recipe(content), *DATA)
 
 
-def test_an_option_of_another_method_is_refused_but_for_its_default_in_a_file(write_recipe: Write) -> None:
-    message = error_of(*DATA, "--method", "wa", "--sam_rho", "2")
-    assert message == (
-        "Option --sam_rho belongs to --method dytox, not to wa: leave it out, or choose another method."
+@pytest.mark.parametrize(
+    ("method", "words", "owners"),
+    [
+        ("wa", ["--sam_rho", "2"], "dytox"),
+        *(("wa", [word], "dytox") for word in ("--sam-rho=2", "--no_distillation", "--no-distillation")),
+        ("replay", ["--finetuning_epochs=20"], "dytox and der"),
+    ],
+)
+def test_an_option_of_another_method_is_refused_on_the_command_line(
+    method: str, words: list[str], owners: str
+) -> None:
+    assert error_of(*DATA, "--method", method, *words) == (
+        f"Option {words[0]} belongs to --method {owners}, not to {method}: leave it out, or choose another method."
     )
-    assert "belongs to --method dytox and der, not to replay" in error_of(
-        *DATA, "--method=replay", "--finetuning_epochs=3"
-    )
-    # As earlier versions saved them, for all methods alike.
-    flat = "method: replay\ndistillation: true\nfinetuning_epochs: 20\nsam_rho: 0\n"
+
+
+def test_a_flat_file_of_earlier_versions_serves_the_methods_that_lack_its_options_where_it_leaves_defaults(
+    write_recipe: Write,
+) -> None:
+    flat = "method: replay\ndistillation: true\nfinetuning_epochs: [20]\nfinetuning_learning_rate: 5e-5\nsam_rho:\n"
     assert parse_arguments(["--config", write_recipe(flat), *DATA]).options == METHODS["replay"].Options()
-    recipe = write_recipe("method: replay\nsam_rho: 2")
-    assert error_of("--config", recipe, *DATA) == (
-        f"sam_rho 2 in {recipe} is an option of --method dytox, not of replay: leave it out, or put it into a block "
-        "'dytox:'."
+    # What it says of its own method's options is not said of those that another method has under the same names.
+    flat = "method: dytox\ndistillation_temperature: 1\nfinetuning_epochs: 20\n"
+    for method in ("wa", "der"):
+        arguments = parse_arguments(["--config", write_recipe(flat), *DATA, "--method", method])
+        assert arguments.options == METHODS[method].Options()
+
+
+@pytest.mark.parametrize(
+    ("written_for", "method", "line", "owners"),
+    [("replay", "replay", "sam_rho: 2", ["dytox"]), ("dytox", "der", "finetuning_epochs: 3", ["dytox"])]
+    + [(method, "icarl", "finetuning_epochs: 3", ["dytox", "der"]) for method in ("wa", "icarl")],
+)
+def test_other_values_of_options_that_the_method_lacks_are_refused_with_advice_that_works(
+    write_recipe: Write, written_for: str, method: str, line: str, owners: list[str]
+) -> None:
+    recipe = write_recipe(f"method: {written_for}\n{line}\n")
+    words = ["--config", recipe, *DATA, "--method", method]
+    assert error_of(*words) == (
+        f"{line.replace(':', '')} in {recipe} is for --method {' and '.join(owners)}, not for {method}: leave it out, "
+        f"or put it into a block '{owners[0]}:'."
     )
+    write_recipe(f"method: {written_for}\n{owners[0]}:\n  {line}\n")
+    assert parse_arguments(words).options == METHODS[method].Options()
 
 
 def test_a_model_is_taught_by_the_method_it_was_learned_with(tmp_path: Path) -> None:
@@ -201,7 +233,7 @@ def test_a_model_is_taught_by_the_method_it_was_learned_with(tmp_path: Path) -> 
     ("words", "status", "part"),
     [
         (["--help"], 0, "dynamically expandable representation"),
-        (["--method", "wa", "--help"], 0, "--distillation_temperature"),
+        (["--method", "x", "--help"], 2, "error: --method 'x' is unknown: choose one of dytox, "),
         (["--dataset_name", "digits", "--memory_sise", "3"], 2, "did you mean --memory_size?"),
         (["--dataset_name", "digits", "--method", "wa", "--sam_rho", "2"], 2, "belongs to --method dytox"),
         (["--dataset_name", "digits", "--hidden_size", "7"], 2, "is not a multiple of"),
@@ -250,27 +282,33 @@ def test_every_number_is_refused_out_of_its_bounds() -> None:
                 assert f"--{name} -1" in error_of(*DATA, "--method", method, f"--{name}=-1")
 
 
-@pytest.mark.parametrize(
-    ("script", "words", "groups"),
-    [
-        (parsing, [], [*GROUPS, METHODS["dytox"].Options]),
-        (parsing, ["--method", "der"], [*GROUPS, METHODS["der"].Options]),
-        (evaluate, [], [EvaluationArguments]),
-    ],
-    ids=["train", "train by another method", "evaluate"],
-)
-def test_help_explains_every_option_with_its_default(
-    script: Any, words: list[str], groups: list[Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def help_of(script: Any, words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The help of a script, without white space: the terminal's width decides where lines break."""
     with pytest.raises(SystemExit) as caught:
         script.parse_arguments([*words, "--help"])
     assert caught.value.code == 0
-    # The terminal's width decides where lines break.
-    text = "".join(capsys.readouterr().out.split())
+    return "".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("method", [None, *METHODS, "evaluate"])
+def test_help_explains_every_option_with_its_default(
+    method: str | None, capsys: pytest.CaptureFixture[str], write_recipe: Write
+) -> None:
+    if method == "evaluate":
+        text, groups = help_of(evaluate, [], capsys), [EvaluationArguments]
+    else:
+        own = METHODS[method or "dytox"].Options
+        text, groups = help_of(parsing, ["--method", method] if method else [], capsys), [*GROUPS, own]
+        assert ("optionsof--method" in text) == bool(fields(own))
+        assert all("".join(f"{name} {kind.summary}".split()) in text for name, kind in METHODS.items())
+        if method:
+            assert help_of(parsing, ["--config", write_recipe(f"method: [{method}]")], capsys) == text
     for option in (option for group in groups for option in fields(group)):
-        assert f"--{option.name}" in text
-        assert option.metadata["help"].endswith((".", ")"))
-        assert "".join(option.metadata["help"].split()) + f"(default:{option.default})" in text
+        words = option.metadata["help"]
+        assert f"--{option.name}" in text and words.endswith((".", ")"))
+        assert option.default is not None or re.search("default|[Rr]equired|Inferred", words)
+        default = "" if option.default is None else f"(default:{option.default})"
+        assert "".join(words.split()) + default in text
 
 
 @pytest.mark.parametrize("name", ["trackio", "wandb"])
