@@ -86,7 +86,7 @@ class Options:
     def training(self) -> Arguments:
         """Options of a training run that does the same work."""
         return Arguments(
-            DataArguments(dataset_name="digits", classes_per_step=self.run.classes_per_step),
+            DataArguments(dataset_name="digits", classes_per_step=[self.run.classes_per_step]),
             ContinuationArguments(),
             self.model,
             MethodArguments(DyTox.name),

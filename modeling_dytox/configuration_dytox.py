@@ -78,6 +78,16 @@ class DyToxConfig(PreTrainedConfig):
     """
 
     model_type = "dytox"
+    # What `Trainer` leaves out of the predictions that it collects.
+    keys_to_ignore_at_inference = [
+        "hidden_states",
+        "attentions",
+        "task_embeddings",
+        "task_attentions",
+        "embeddings",
+        "head_logits",
+        "branch_embeddings",
+    ]
 
     image_size: int | list[int] | tuple[int, int] = 32
     patch_size: int | list[int] | tuple[int, int] = 4

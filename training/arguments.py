@@ -27,6 +27,7 @@ NonNegativeInt = Annotated[int, _AT_LEAST_0]
 NonNegativeFloat = Annotated[float, _AT_LEAST_0]
 PositiveFloat = Annotated[float, Bound("greater than 0", lambda value: value > 0)]
 Fraction = Annotated[float, Bound("in [0, 1)", lambda value: 0 <= value < 1)]
+OpenFraction = Annotated[float, Bound("in (0, 1)", lambda value: 0 < value < 1)]
 
 
 def option(help: str, default: Any = None) -> Any:
@@ -44,6 +45,10 @@ class DataArguments:
     dataset_config_name: str | None = option("Configuration of a Hub data set; required if it has several.")
     train_split: str = option("Split to learn from.", "train")
     test_split: str | None = option("Split to test on. By default the one of 'test' and 'validation' that exists.")
+    holdout: OpenFraction | None = option(
+        "Hold out this share of the training images, in (0, 1), as test images, for a data set without a test split. "
+        "An image's bytes and the seed decide, so that images added later move no other."
+    )
     image_column: str | None = option("Column of the images. Inferred when only one column holds images.")
     label_column: str | None = option("Column of the labels. Inferred when only one column can be it.")
     transparency: Literal["refuse", "drop"] = option(
@@ -66,8 +71,13 @@ class DataArguments:
     initial_classes: PositiveInt | None = option(
         "Classes of the first step. By default as many as in the other steps."
     )
-    classes_per_step: PositiveInt | None = option(
-        "Classes of each later step. By default 10, or all at once where a published model is continued."
+    classes_per_step: list[PositiveInt] | None = option(
+        "Classes of each step; the last one may have fewer. Several numbers, such as 5 3 1, are the steps in turn. By "
+        "default 10, or all at once where a published model is continued."
+    )
+    steps: str | None = option(
+        "YAML file of the steps: the classes of each under a name, or a list of lists. It stands for class_order, "
+        "num_classes, initial_classes and classes_per_step."
     )
 
 
@@ -229,7 +239,10 @@ class Arguments:
             recipe |= asdict(self.continuation)
         for group in (self.data, self.model, self.method, self.options, self.memory, self.optimization):
             recipe |= asdict(group)
-        for name in ("num_workers", "per_device_eval_batch_size", "attn_implementation", "torch_compile"):
+        sizes = self.data.classes_per_step
+        # As recipes have always had it; the classes and sizes of a file of steps stand in the other options.
+        recipe["classes_per_step"] = sizes[0] if sizes is not None and len(sizes) == 1 else sizes
+        for name in ("steps", "num_workers", "per_device_eval_batch_size", "attn_implementation", "torch_compile"):
             del recipe[name]
         return recipe
 
@@ -262,15 +275,17 @@ def check_bounds(options: Any) -> None:
         InputError: with the first number out of its bounds.
     """
     for name, hint in get_type_hints(type(options), include_extras=True).items():
-        value = getattr(options, name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"--{name} {value} must be a finite number.")
-        for bound in _bounds_in(hint):
-            if value is not None and not bound.holds(value):
-                raise InputError(f"--{name} {value} must be {bound.text}.")
+        given = getattr(options, name)
+        for value in given if isinstance(given, list) else [given]:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"--{name} {value} must be a finite number.")
+            for bound in _bounds_in(hint):
+                if value is not None and not bound.holds(value):
+                    raise InputError(f"--{name} {value} must be {bound.text}.")
 
 
 def _bounds_in(hint: Any) -> Iterator[Bound]:
-    """The bounds in the type of an option, `PositiveInt` or `PositiveInt | None`."""
-    for part in (hint, *get_args(hint)):
-        yield from (bound for bound in getattr(part, "__metadata__", ()) if isinstance(bound, Bound))
+    """The bounds in the type of an option, such as `PositiveInt` or `list[PositiveInt] | None`."""
+    yield from (bound for bound in getattr(hint, "__metadata__", ()) if isinstance(bound, Bound))
+    for part in () if hasattr(hint, "__metadata__") else get_args(hint):
+        yield from _bounds_in(part)

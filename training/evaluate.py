@@ -31,6 +31,7 @@ from hub.run.errors import InputError, last_message
 from training.arguments import (
     DataArguments,
     NonNegativeInt,
+    OpenFraction,
     OutputArguments,
     PositiveInt,
     check_bounds,
@@ -63,6 +64,8 @@ class EvaluationArguments:
     dataset_name: str | None = same_option("dataset_name")
     dataset_config_name: str | None = same_option("dataset_config_name")
     test_split: str | None = same_option("test_split")
+    holdout: OpenFraction | None = same_option("holdout")
+    seed: NonNegativeInt = option("Seed of the run, which decides with --holdout which images are held out.", 0)
     image_column: str | None = same_option("image_column")
     label_column: str | None = same_option("label_column")
     transparency: Literal["refuse", "drop"] = same_option("transparency")
@@ -122,7 +125,7 @@ def evaluate(arguments: EvaluationArguments, accelerator: Accelerator) -> None:
     step = ModelSource(str(arguments.model), arguments.revision)
     model, processor = step.load()
     record = RecordedStep.read(step, model.config)
-    images, names, notes = load_test_split(arguments.data)
+    images, names, notes = load_test_split(arguments.data, arguments.seed)
     limit = arguments.max_eval_samples_per_class
     test = select_by_name(images, names, model.config.class_names, limit, may_lack=record.classes_without_images)
     evaluator = Evaluator(accelerator, processor, arguments.batch_size, arguments.num_workers)

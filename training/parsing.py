@@ -19,6 +19,7 @@ import yaml
 from hub.run.errors import InputError, last_message, one_line
 from hub.run.recipe import same_value
 from training.arguments import GROUPS, Arguments, ContinuationArguments, ModelArguments, check_bounds
+from training.data.steps_file import with_steps
 from training.methods import DEFAULT_METHOD, METHODS, Method, method_named
 from training.option_parser import OptionParser, under_heading
 from training.run.model_source import source_to_continue
@@ -27,7 +28,7 @@ from training.run.model_source import source_to_continue
 # What the paper cuts CIFAR-100 and ImageNet-100 into.
 DEFAULT_CLASSES_PER_STEP = 10
 # The options that take several values.
-_LISTS = ("class_order",)
+_LISTS = ("class_order", "classes_per_step")
 
 
 class RemovedOption(NamedTuple):
@@ -72,7 +73,7 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> Arguments:
     """
     command_line = list(sys.argv[1:] if command_line is None else command_line)
     path = _value_of("config", command_line)
-    recipe = read_recipe_file(Path(path)) if path else Recipe(None, {}, {})
+    recipe = read_recipe_file(Path(path).expanduser()) if path else Recipe(None, {}, {})
     shared = list(_words(_shared_options(recipe), recipe))
     if {"-h", "--help"} & set(command_line):
         _print_help(method_named(_value_of("method", [*shared, *command_line]) or DEFAULT_METHOD))
@@ -87,8 +88,11 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> Arguments:
     if unknown:
         raise InputError(_unknown_option(unknown[0], name))
     arguments.method.method = name
+    if arguments.data.steps is not None:
+        arguments.data = with_steps(arguments.data)
     if arguments.continuation.model_name_or_path is None and arguments.data.classes_per_step is None:
-        arguments.data.classes_per_step = DEFAULT_CLASSES_PER_STEP
+        arguments.data.classes_per_step = [DEFAULT_CLASSES_PER_STEP]
+    arguments.output.output_dir = str(Path(arguments.output.output_dir).expanduser())
     check_arguments(arguments)
     return arguments
 

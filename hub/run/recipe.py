@@ -5,7 +5,7 @@ from typing import Any
 
 
 #: Options that recipes of earlier versions lack, with the value that those versions amount to.
-ADDED_OPTIONS: dict[str, object] = {"transparency": "refuse"}
+ADDED_OPTIONS: dict[str, object] = {"transparency": "refuse", "holdout": None}
 
 _ABSENT = object()
 

@@ -66,7 +66,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(writ
 
 def test_without_a_file_the_defaults_hold(write_recipe: Write) -> None:
     arguments = parse_arguments(DATA)
-    decided = {"dataset_name": "digits", "classes_per_step": 10, "method": "dytox"}
+    decided = {"dataset_name": "digits", "classes_per_step": [10], "method": "dytox"}
     for name, option in FIELDS.items():
         assert value_of(arguments, name) == decided.get(name, option.default)
     assert parse_arguments(["--config", write_recipe("# nothing\n"), *DATA]) == arguments
@@ -83,6 +83,9 @@ VALUES: list[tuple[str, Any]] = [
     ("num_epochs: [7]", 7),
     *((f"learning_rate: {text}", 0.001) for text in ("1.0e-3", "1e-3", "0.001", ".001")),
     ("learning_rate: ~", 5e-4),
+    ("classes_per_step: [5, 3, 1]", [5, 3, 1]),
+    ("classes_per_step: 4", [4]),
+    ("--classes_per_step 5 3", [5, 3]),
     *((f"distillation: {text}", True) for text in ("true", "yes", "on")),
     *((f"distillation: {text}", False) for text in ("false", "no")),
     ("mixed_precision: no", "no"),
@@ -261,7 +264,7 @@ BOUNDS = {
 
 
 def test_every_number_is_refused_out_of_its_bounds() -> None:
-    bounded = {"distillation_temperature", "drop_path_rate", "mixup_label_smoothing"}
+    bounded = {"distillation_temperature", "holdout", "drop_path_rate", "mixup_label_smoothing"}
     for bound, names in BOUNDS.items():
         bounded |= set(names.split())
         for name in names.split():
@@ -270,12 +273,18 @@ def test_every_number_is_refused_out_of_its_bounds() -> None:
     for name in ("drop_path_rate", "mixup_label_smoothing"):
         for value in ("-0.5", "1.0", "1.5"):
             assert error_of(*DATA, f"--{name}", value) == f"--{name} {value} must be in [0, 1)."
+    for value in ("0.0", "1.0"):
+        assert error_of(*DATA, "--holdout", value) == f"--holdout {value} must be in (0, 1)."
     message = error_of(*DATA, "--distillation_temperature", "0")
     assert message == "--distillation_temperature 0.0 must be greater than 0."
     hints = {
         name: hint for group in (*GROUPS, METHODS["dytox"].Options) for name, hint in get_type_hints(group).items()
     }
-    assert {name for name, hint in hints.items() if {int, float} & {hint, *get_args(hint)}} == bounded
+    assert {
+        name
+        for name, hint in hints.items()
+        if {int, float} & {hint, *get_args(hint), *get_args(get_args(hint)[0] if get_args(hint) else None)}
+    } == bounded
     for method, kind in METHODS.items():
         for name, hint in get_type_hints(kind.Options).items():
             if hint in (int, float):

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import yaml
@@ -35,8 +36,8 @@ def resolve_class_order(order: Sequence[str] | None, class_names: Sequence[str],
         labels = _random_order(entries[0], len(class_names))
     else:
         if len(entries) == 1 and len(class_names) > 1:
-            entries = _read_order_file(entries[0])
-        labels = [_label_of(entry, class_names) for entry in entries]
+            entries = _read_order_file(entries[0], class_names)
+        labels = [_label_of(normalize("NFC", entry), class_names) for entry in entries]
     _check_order(labels, class_names, num_classes)
     return labels[:num_classes]
 
@@ -49,8 +50,8 @@ def _random_order(entry: str, num_classes: int) -> list[int]:
     return np.random.RandomState(int(seed)).permutation(num_classes).tolist()
 
 
-def _read_order_file(name: str) -> list[str]:
-    path = Path(name)
+def _read_order_file(name: str, class_names: Sequence[str]) -> list[str]:
+    path = Path(name).expanduser()
     if not path.is_file():
         path = BUNDLED_ORDERS / f"{name}.txt"
     if not path.is_file():
@@ -59,7 +60,7 @@ def _read_order_file(name: str) -> list[str]:
             f"--class_order {name} is no file: give a file, all class names, 'seed:1993' or one of {bundled}."
         )
     try:
-        entries = _parse_order(path.read_text(encoding="utf-8"), path.suffix)
+        entries = _parse_order(path.read_text(encoding="utf-8-sig"), path.suffix, class_names)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(
             f"--class_order {name} cannot be read ({one_line(error)}): give one class a line, or a JSON or YAML list."
@@ -69,13 +70,15 @@ def _read_order_file(name: str) -> list[str]:
     return [str(entry) for entry in entries]
 
 
-def _parse_order(text: str, suffix: str) -> Any:
+def _parse_order(text: str, suffix: str, class_names: Sequence[str]) -> Any:
     if suffix == ".json":
         return json.loads(text)
     if suffix in (".yaml", ".yml"):
         # As text: YAML would read 010 as a number, and yes as true.
         return yaml.load(text, Loader=yaml.BaseLoader)
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # A line that is a class is a class, whatever it begins with.
+    return [line for line in lines if not line.startswith("#") or line in class_names]
 
 
 def _label_of(entry: str, class_names: Sequence[str]) -> int:

@@ -80,9 +80,13 @@ class Examples:
 
     def name(self, position: int) -> str:
         """The file of the image at this position, or its row where it is in no file of its own."""
-        encoded = self.images.cast_column("image", Image(decode=False))[position]["image"]
+        encoded = self.encoded()[position]["image"]
         path = None if encoded is None else encoded.get("path")
         return f"The image {path}" if path else f"The image in row {self.source_indices[position]}"
+
+    def encoded(self) -> Dataset:
+        """The images as they are stored, as `{"image": {"bytes": ..., "path": ...}}`."""
+        return self.images.cast_column("image", Image(decode=False))
 
     def images_at(self, positions: Sequence[int] | np.ndarray) -> list[PILImage.Image]:
         """

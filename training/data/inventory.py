@@ -2,7 +2,8 @@
 What a folder of images holds: every file with its split and class, or the reason why it is left out.
 
 The folder directly below the root is the split, and the folder that holds the image is its class, whatever either is
-called further down: `train/train/1.jpg` is a training image of the class `train`.
+called further down: `train/train/1.jpg` is a training image of the class `train`. Where no such folder is called like
+a split, all images are of the training split.
 """
 
 import os
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from unicodedata import normalize
 
 from PIL import Image
 
@@ -61,15 +63,21 @@ class Inventory:
     Args:
         root (`Path`): the folder.
         entries (`Sequence[Entry]`): its files in the order of their names, without what systems leave behind.
+        has_splits (`bool`): whether a folder directly below the root is called like a split.
     """
 
     root: Path
     entries: Sequence[Entry]
+    has_splits: bool
 
     @classmethod
     def read(cls, root: Path) -> "Inventory":
         """Looks at the names of all files below a folder."""
-        return cls(root, [_entry(root, path) for path in _files(root)])
+        paths = list(_files(root))
+        has_splits = any(
+            _split_of(root, path) and _num_folders(root, path) > 1 for path in paths if _is_readable(path)
+        )
+        return cls(root, [_entry(root, path, has_splits) for path in paths], has_splits)
 
     @property
     def is_of_plain_images(self) -> bool:
@@ -80,9 +88,9 @@ class Inventory:
         tables = [entry.path for entry in self.entries if entry.path.suffix.lower() in _TABLES]
         if any(path.stem.lower() == "metadata" for path in tables):
             return False
-        if self.splits:
+        if self.splits and self.has_splits:
             return True
-        return not tables and any(entry.path.suffix.lower() in _readable_suffixes() for entry in self.entries)
+        return not tables and any(_is_readable(entry.path) for entry in self.entries)
 
     def images(self, split: str) -> list[Entry]:
         """The images of a split, in the order of their names."""
@@ -127,7 +135,7 @@ class Inventory:
                 used.update(entry.path.parents)
         folders = {entry.path.parent for entry in self.entries if entry.split is not None}
         depths = {folder: len(folder.relative_to(self.root).parts) for folder in folders - used}
-        return [str(folder.relative_to(self.root)) for folder in sorted(depths) if depths[folder] > 1]
+        return [str(folder.relative_to(self.root)) for folder in sorted(depths) if depths[folder] > self.has_splits]
 
     def check_in_one_split(self) -> None:
         """
@@ -153,7 +161,7 @@ class Inventory:
 
 def image_files(root: Path) -> list[Path]:
     """All files below a folder that Pillow can open, in the order of their names."""
-    return [path for path in _files(root) if path.suffix.lower() in _readable_suffixes()]
+    return [path for path in _files(root) if _is_readable(path)]
 
 
 def _files(root: Path) -> list[Path]:
@@ -181,17 +189,30 @@ def _is_hidden(path: Path) -> bool:
     return path.name.startswith(".") or path.name.startswith("__")
 
 
-def _entry(root: Path, path: Path) -> Entry:
-    folders = path.relative_to(root).parts[:-1]
-    split = SPLITS.get(folders[0].lower()) if folders else None
-    if path.suffix.lower() not in _readable_suffixes():
+def _entry(root: Path, path: Path, has_splits: bool) -> Entry:
+    split = _split_of(root, path) if has_splits else "train"
+    if not _is_readable(path):
         kind = path.suffix or "no suffix"
         return Entry(path, split, reason=f"of a kind that cannot be read ({kind})")
     if split is None:
         return Entry(path, None, reason="outside the folders of the splits")
-    if len(folders) < 2:
-        return Entry(path, split, reason="in the folder of a split, but of no class")
-    return Entry(path, split, folders[-1])
+    if _num_folders(root, path) < 1 + has_splits:
+        place = "the folder of a split" if has_splits else "the data folder"
+        return Entry(path, split, reason=f"in {place}, but of no class")
+    return Entry(path, split, normalize("NFC", path.parent.name))
+
+
+def _split_of(root: Path, path: Path) -> str | None:
+    folders = path.relative_to(root).parts[:-1]
+    return SPLITS.get(folders[0].lower()) if folders else None
+
+
+def _num_folders(root: Path, path: Path) -> int:
+    return len(path.relative_to(root).parts) - 1
+
+
+def _is_readable(path: Path) -> bool:
+    return path.suffix.lower() in _readable_suffixes()
 
 
 @cache

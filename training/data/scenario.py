@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from hub.run.errors import InputError
-from hub.run.text import printable
+from hub.run.text import printable, shorten
 from training.arguments import DataArguments
 from training.data.class_order import resolve_class_order
 from training.data.examples import Examples, concatenate
@@ -99,7 +99,22 @@ class Scenario:
         """How many images of each class each split has, and what is left out: a line each."""
         splits = {self.train_split: self.train, self.test_split: self.test}
         counts = [_describe_counts(name, examples.labels, self.class_names) for name, examples in splits.items()]
-        return [*counts, *self.notes]
+        return [*counts, self._describe_steps(), *self._describe_unmeasured(), *self.notes]
+
+    def _describe_steps(self) -> str:
+        sizes = [len(step.class_names) for step in self.steps]
+        if len(set(sizes)) == 1:
+            return f"{len(sizes)} step(s) of {sizes[0]} class(es)"
+        return f"{len(sizes)} steps of {', '.join(map(str, sizes[:-1]))} and {sizes[-1]} classes"
+
+    def _describe_unmeasured(self) -> list[str]:
+        """The new classes without test images, as their accuracy cannot be measured."""
+        measured = set(self.test.labels.tolist())
+        new = range(self.steps[0].num_old_classes, len(self.class_names))
+        lacking = [printable(self.class_names[label]) for label in new if label not in measured]
+        if not lacking:
+            return []
+        return [f"Not measured, as they have no test image: {len(lacking)} class(es), {shorten(lacking, 80)}"]
 
     def steps_after(self, number: int) -> list[Step]:
         """The steps that follow step `number`; all for 0."""
@@ -134,9 +149,9 @@ def make_scenario(splits: LabelledSplits, arguments: DataArguments, known: Learn
     Cuts a data set into steps, after those of `known`.
 
     Raises:
-        InputError: the class order repeats, misses or does not know a class; the steps do not divide the classes; a
-            class has no image to learn from or to test on; classes are known already and that is not allowed for, or
-            no others are left.
+        InputError: the class order repeats, misses or does not know a class; the steps are not those of all classes; a
+            class has no image to learn from, or no class of the first step one to test on; classes are known already
+            and that is not allowed for, or no others are left.
     """
     known = known or LearnedClasses()
     names = splits.class_names
@@ -146,8 +161,7 @@ def make_scenario(splits: LabelledSplits, arguments: DataArguments, known: Learn
     known_ids = _known_ids(names, known)
     train = _relabel(splits.train, new_ids, arguments.max_train_samples_per_class)
     test = _relabel(splits.test, known_ids | new_ids, arguments.max_eval_samples_per_class)
-    for examples, kind in ((train, "training"), (test, "test")):
-        _check_every_class_has_images(examples, new_ids, names, kind)
+    _check_every_class_has_images(train, new_ids, names)
     merged = _relabel(
         splits.train, known_ids if known.policy == "merge" else {}, arguments.max_train_samples_per_class
     )
@@ -157,6 +171,7 @@ def make_scenario(splits: LabelledSplits, arguments: DataArguments, known: Learn
         parts = [train.of_classes(*class_range), *([] if steps else [merged])]
         class_names = [names[label] for label in order[start:stop]]
         steps.append(Step(known.num_steps + len(steps) + 1, class_names, class_range, concatenate(parts)))
+    _check_first_step_has_test_images(steps[0], test)
     return Scenario(
         steps, concatenate([train, merged]), test, known, splits.train_split, splits.test_split, splits.notes
     )
@@ -183,27 +198,46 @@ def _known_ids(names: Sequence[str], known: LearnedClasses) -> dict[int, int]:
     return {label: known.names.index(name) for label, name in enumerate(names) if name in known.names}
 
 
-def class_ranges(num_classes: int, initial_classes: int | None, classes_per_step: int | None) -> list[tuple[int, int]]:
+def class_ranges(
+    num_classes: int, initial_classes: int | None, classes_per_step: Sequence[int] | None
+) -> list[tuple[int, int]]:
     """
     The class range of each step, counted from 0.
 
     Args:
         num_classes (`int`): classes to cut.
         initial_classes (`int`, *optional*): classes of the first step, if they are more or less than in the others.
-        classes_per_step (`int`, *optional*): classes of each later step; by default all at once.
+        classes_per_step (`Sequence[int]`, *optional*): classes of each later step, of which the last may have fewer;
+            or several numbers, the steps in turn. By default all at once.
 
     Raises:
-        InputError: the steps do not divide the classes.
+        InputError: the first step has more classes than there are, or several numbers are not those of all classes.
     """
-    per_step = classes_per_step or num_classes - (initial_classes or 0) or num_classes
-    first = initial_classes or per_step
-    if first > num_classes or (num_classes - first) % per_step != 0:
-        raise InputError(
-            f"{num_classes} classes cannot be cut into a first step of {first} and steps of {per_step}: "
-            "change --classes_per_step, --initial_classes or --num_classes."
-        )
-    stops = range(first, num_classes + 1, per_step)
-    return [(0, first), *((stop - per_step, stop) for stop in stops[1:])]
+    if classes_per_step is not None and len(classes_per_step) > 1:
+        if initial_classes is not None:
+            raise InputError(
+                f"--initial_classes {initial_classes} and --classes_per_step {_words(classes_per_step)} both say how "
+                "many classes the first step has: leave --initial_classes out."
+            )
+        if sum(classes_per_step) != num_classes:
+            raise InputError(
+                f"--classes_per_step {_words(classes_per_step)} makes {sum(classes_per_step)} classes of the "
+                f"{num_classes} there are: change the numbers, or take the first N classes with --num_classes N."
+            )
+        stops = np.cumsum(classes_per_step).tolist()
+    else:
+        first = initial_classes or (classes_per_step[0] if classes_per_step else num_classes)
+        if initial_classes is not None and initial_classes > num_classes:
+            raise InputError(
+                f"--initial_classes {initial_classes} is more than the {num_classes} classes to learn: give fewer."
+            )
+        per_step = classes_per_step[0] if classes_per_step else max(1, num_classes - first)
+        stops = [*range(first, num_classes, per_step), num_classes]
+    return list(zip([0, *stops], stops, strict=False))
+
+
+def _words(numbers: Sequence[int]) -> str:
+    return " ".join(map(str, numbers))
 
 
 def select_by_name(
@@ -268,13 +302,20 @@ def _rank_in_class(labels: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _check_every_class_has_images(
-    examples: Examples, label_ids: Mapping[int, int], names: Sequence[str], kind: str
-) -> None:
+def _check_every_class_has_images(examples: Examples, label_ids: Mapping[int, int], names: Sequence[str]) -> None:
     present = set(examples.labels.tolist())
     empty = [names[label] for label, label_id in label_ids.items() if label_id not in present]
     if empty:
         raise InputError(
-            f"Class {empty[0]!r} has no {kind} image ({len(empty)} such class(es)), so its step would be "
-            "empty: leave it out with --class_order and --num_classes, or add images."
+            f"Class {empty[0]!r} has no training image ({len(empty)} such class(es)), so there is nothing to learn of "
+            "it: leave it out with --class_order and --num_classes, or add images."
+        )
+
+
+def _check_first_step_has_test_images(step: Step, test: Examples) -> None:
+    """Later steps may add classes without test images: what was learned before is measured."""
+    if not (test.labels < step.num_seen_classes).any():
+        raise InputError(
+            f"No class of the first step, {printable(step.class_names[0])} first, has a test image: add some, hold "
+            "out more with --holdout, or begin with other classes."
         )

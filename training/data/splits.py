@@ -1,9 +1,11 @@
 """Loads a data set with a training and a test split, finds its columns and names its classes."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import datasets
 import numpy as np
@@ -13,10 +15,15 @@ from hub.run.errors import InputError, first_line
 from training.arguments import DataArguments
 from training.data.digits import load_digits_dataset
 from training.data.examples import Examples, Transparency
+from training.data.holdout import hold_out
 from training.data.inventory import Inventory
 
 
 BUILT_IN = {"digits": load_digits_dataset}
+# Types of text that tables have: CSV files are read as the second.
+_TEXT = ("string", "large_string", "string_view")
+# In this order, where the options name none.
+_TEST_SPLITS = ("test", "validation")
 
 
 @dataclass(frozen=True)
@@ -40,14 +47,20 @@ class LabelledSplits:
     notes: Sequence[str] = ()
 
 
-def load_splits(arguments: DataArguments) -> LabelledSplits:
+def load_splits(arguments: DataArguments, seed: int = 0) -> LabelledSplits:
     """
     Loads the data set that the options name.
+
+    Args:
+        arguments (`DataArguments`): the options.
+        seed (`int`, *optional*, defaults to 0): decides which images `--holdout` holds out.
 
     Raises:
         InputError: the data set, a split or a column does not exist or cannot be used, or both splits are the same.
     """
     dataset, notes = _load(arguments)
+    if arguments.holdout is not None:
+        return _held_out(dataset, notes, arguments, arguments.holdout, seed)
     train_name, test_name = (
         arguments.train_split,
         arguments.test_split or _find_test_split(dataset, arguments.train_split),
@@ -70,9 +83,30 @@ def load_splits(arguments: DataArguments) -> LabelledSplits:
     )
 
 
-def load_test_split(arguments: DataArguments) -> tuple[Examples, list[str], Sequence[str]]:
+def _held_out(
+    dataset: DatasetDict, notes: Sequence[str], arguments: DataArguments, fraction: float, seed: int
+) -> LabelledSplits:
+    """The training split alone, cut into images to learn from and images to test on."""
+    others = [name for name in (arguments.test_split, *_TEST_SPLITS) if name in dataset]
+    if others:
+        raise InputError(
+            f"--holdout {fraction}: the data set has a split {others[0]} to test on; leave --holdout out."
+        )
+    name = arguments.train_split
+    split = _split(dataset, name, "train_split")
+    image_column, label_column = _find_columns(arguments, {"training": split})
+    class_names, labels = _label_ids_of_one(dataset, split, label_column)
+    train, test = hold_out(_examples(split, image_column, labels, arguments.transparency), fraction, seed)
+    return LabelledSplits(train, test, class_names, name, f"{name} ({fraction:.0%} held out)", notes)
+
+
+def load_test_split(arguments: DataArguments, seed: int = 0) -> tuple[Examples, list[str], Sequence[str]]:
     """
-    Loads the test split alone of the data set that the options name; it needs no training split.
+    Loads the test images alone of the data set that the options name; it needs no training split.
+
+    Args:
+        arguments (`DataArguments`): the options.
+        seed (`int`, *optional*, defaults to 0): decides which images `--holdout` holds out.
 
     Returns:
         `tuple[Examples, list[str], Sequence[str]]`: the test images, with label ids of the data set, the name of each
@@ -82,6 +116,9 @@ def load_test_split(arguments: DataArguments) -> tuple[Examples, list[str], Sequ
         InputError: the data set, the split or a column does not exist or cannot be used.
     """
     dataset, notes = _load(arguments)
+    if arguments.holdout is not None:
+        splits = _held_out(dataset, notes, arguments, arguments.holdout, seed)
+        return splits.test, splits.class_names, notes
     test = _split(dataset, arguments.test_split or _find_test_split(dataset, arguments.train_split), "test_split")
     image_column, label_column = _find_columns(arguments, {"test": test})
     class_names, labels = _label_ids_of_one(dataset, test, label_column)
@@ -121,11 +158,11 @@ def _load_images(inventory: Inventory) -> tuple[DatasetDict, Sequence[str]]:
     splits = inventory.splits
     if not splits:
         raise InputError(
-            f"--dataset_name {inventory.root} has no images in folders train and test: put those to learn from into "
-            f"{inventory.root}/train/CLASS, and others to test on into {inventory.root}/test/CLASS."
+            f"--dataset_name {inventory.root} has no images in folders of classes: put those of a class into a folder "
+            f"with its name, {inventory.root}/CLASS."
         )
     images = {split: inventory.images(split) for split in splits}
-    names = sorted({str(entry.class_name) for entries in images.values() for entry in entries})
+    names = sorted({str(entry.class_name) for entries in images.values() for entry in entries}, key=natural_order)
     label_ids = {name: label for label, name in enumerate(names)}
     features = Features({"image": Image(), "label": ClassLabel(names=names)})
     dataset = {
@@ -162,11 +199,13 @@ def _find_columns(arguments: DataArguments, splits: dict[str, Dataset]) -> tuple
 
 
 def _find_test_split(dataset: DatasetDict, train_split: str) -> str:
-    for name in ("test", "validation"):
+    for name in _TEST_SPLITS:
         if name in dataset:
             return name
     others = [name for name in dataset if name != train_split]
-    advice = f"name one of {', '.join(others)} with --test_split" if others else "hold out some images in one"
+    advice = "hold out a share of the images with --holdout 0.2"
+    if others:
+        advice = f"name one of {', '.join(others)} with --test_split, or {advice}"
     raise InputError(f"The data set has no split test or validation (only {', '.join(dataset)}): {advice}.")
 
 
@@ -192,7 +231,7 @@ def _the_only(columns: list[str], kind: str, all_columns: list[str]) -> str:
 
 
 def _can_be_label(feature: Any) -> bool:
-    is_plain = isinstance(feature, Value) and ("int" in feature.dtype or feature.dtype in ("string", "bool"))
+    is_plain = isinstance(feature, Value) and ("int" in feature.dtype or feature.dtype in ("bool", *_TEXT))
     return is_plain or isinstance(feature, ClassLabel)
 
 
@@ -229,7 +268,7 @@ def _label_ids(
         if test.features[column] != feature:
             raise InputError(f"--label_column {column} names other classes in the test split than in training.")
         return feature.names, (np.asarray(train_values), np.asarray(test_values))
-    values = sorted(set(train_values))
+    values = sorted(set(train_values), key=natural_order)
     unknown = sorted(set(test_values) - set(values))
     if unknown:
         raise InputError(
@@ -246,7 +285,7 @@ def _label_ids_of_one(dataset: DatasetDict, test: Dataset, column: str) -> tuple
     values, feature = _read_labels(dataset, test, column), test.features[column]
     if isinstance(feature, ClassLabel):
         return feature.names, np.asarray(values)
-    distinct = sorted(set(values))
+    distinct = sorted(set(values), key=natural_order)
     ids = {value: position for position, value in enumerate(distinct)}
     return [str(value) for value in distinct], np.array([ids[value] for value in values])
 
@@ -277,7 +316,16 @@ def _is_hidden(label: Any) -> bool:
 def _column(split: Dataset, column: str) -> list[Any]:
     # Only this column is read: rows with images would be decoded.
     values: list[Any] = split.select_columns([column]).to_dict()[column]
-    return values
+    return [normalize("NFC", value) if isinstance(value, str) else value for value in values]
+
+
+def natural_order(value: Any) -> tuple[Any, ...]:
+    """A key that sorts numbers within text as numbers, `dog2` before `dog10`; other values by themselves."""
+    if not isinstance(value, str):
+        return (value,)
+    parts = re.split(r"(\d+)", value)
+    # Text and numbers take turns, so that like is compared with like; the text itself decides between 1 and 01.
+    return (*((int(part), "") if place % 2 else (0, part) for place, part in enumerate(parts)), (0, value))
 
 
 def _examples(split: Dataset, image_column: str, labels: np.ndarray, transparency: Transparency) -> Examples:

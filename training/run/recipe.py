@@ -16,6 +16,10 @@ from training.methods import DEFAULT_METHOD, METHODS, method_named
 from training.parsing import REMOVED, option_names, owners_of
 
 
+# Options that may name a folder or a file.
+_PATHS = ("dataset_name", "model_name_or_path", "memory_name_or_path")
+
+
 def recipe_of(arguments: Arguments, num_processes: int, mixed_precision: str) -> dict[str, Any]:
     """
     The options that decide the result, as they would be for one process: only the global batch size matters.
@@ -48,12 +52,17 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     found = []
     for name in sorted(before.keys() | now.keys(), key=str):
         if name in own or name in option_names():
-            old, new = (recipe.get(name, defaults[name]) for recipe in (before, now))
+            old, new = (_without_end_slash(name, recipe.get(name, defaults[name])) for recipe in (before, now))
             if not same_value(old, new):
                 found.append(f"{name} was {old}, is {new}")
         elif name not in now and (problem := _missed(name, before[name], method.name)):
             found.append(f"{name} was {before[name]}, which {problem}")
     return found
+
+
+def _without_end_slash(name: str, value: Any) -> Any:
+    """A folder is the same with and without a slash at its end."""
+    return value.rstrip("/") if name in _PATHS and isinstance(value, str) else value
 
 
 def _missed(name: str, value: Any, method: str) -> str | None:
@@ -71,7 +80,7 @@ def _missed(name: str, value: Any, method: str) -> str | None:
 def without_local_paths(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe without paths of this machine: what is local keeps its last name alone."""
     published = dict(recipe)
-    for name in ("dataset_name", "model_name_or_path", "memory_name_or_path"):
+    for name in _PATHS:
         if recipe.get(name):
             published[name] = _without_folders(recipe[name])
     order = recipe.get("class_order")

@@ -94,7 +94,7 @@ def set_up(arguments: Arguments, accelerator: Accelerator) -> Setup:
         arguments = continuation.options_in(arguments)
     method = make_method(arguments)
     known = continuation.known if continuation else LearnedClasses()
-    scenario = make_scenario(load_splits(arguments.data), arguments.data, known)
+    scenario = make_scenario(load_splits(arguments.data, arguments.optimization.seed), arguments.data, known)
     check_precision(accelerator, [phase for step in scenario.steps for phase in method.phases(step)])
     recipe = recipe_of(arguments, accelerator.num_processes, accelerator.mixed_precision)
     folder = RunFolder(Path(arguments.output.output_dir), recipe, known.num_steps)

@@ -135,6 +135,8 @@ def test_a_parquet_folder_and_the_choice_of_its_splits(
         # Sorted as numbers: as words, 10 would come before 9.
         (Value("int64"), [10, 9, 200], [200, 9], ["9", "10", "200"], [1, 0, 2]),
         (Value("uint8"), [3, 1], [1], ["1", "3"], [1, 0]),
+        # As CSV files are read.
+        (Value("large_string"), ["x10", "x9", "x10"], ["x9"], ["x9", "x10"], [1, 0, 1]),
         (Value("bool"), [True, False], [True], ["False", "True"], [1, 0]),
         (ClassLabel(names=["z", "a", "never"]), [1, 0], [1], ["z", "a", "never"], [1, 0]),
     ],
@@ -183,8 +185,10 @@ def test_splits_that_cannot_be_used_are_named(
     assert refuse(dataset_name=folder, train_split="learn").startswith("--train_split learn does not exist")
     assert refuse(dataset_name=folder, test_split="exam").startswith("--test_split exam does not exist")
     alone = write_parquet({"train": [0, 1]}, name="alone")
-    assert "only train): hold out some images" in refuse(dataset_name=alone)
-    assert "only train): hold out some images" in refuse(dataset_name=alone / "train.parquet")
+    assert "only train): hold out a share" in refuse(dataset_name=alone)
+    assert "only train): hold out a share of the images with --holdout 0.2" in refuse(
+        dataset_name=alone / "train.parquet"
+    )
     # Here the loader of `datasets` speaks first.
     empty = write_parquet({"train": [0, 1], "test": []}, name="empty")
     assert '"test"' in refuse(dataset_name=empty)

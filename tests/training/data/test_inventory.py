@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 from hub.run.errors import InputError
 from training.arguments import DataArguments
 from training.data.scenario import make_scenario
-from training.data.splits import LabelledSplits, load_splits
+from training.data.splits import LabelledSplits, load_splits, load_test_split
 
 
 Write = Callable[..., Path]
@@ -42,6 +42,7 @@ def test_the_split_is_the_top_folder_whatever_a_class_is_called(write: Write) ->
     assert make_scenario(splits, DataArguments()).describe() == [
         "train: 8 images of 4 classes: bus 2, test 1, train 3, validation 2",
         "test: 4 images of 4 classes: bus 1, test 1, train 1, validation 1",
+        "1 step(s) of 4 class(es)",
     ]
 
 
@@ -94,12 +95,59 @@ def test_links_are_followed_but_one_file_in_two_splits_is_refused(write: Write, 
         load(view)
 
 
-def test_a_folder_without_splits_is_refused_with_the_layout_to_make(write: Write) -> None:
-    folder = write({"ant": {"": 1}, "bee": {"": 1}})
-    with pytest.raises(
-        InputError, match=r"no images in folders train and test: put those to learn from into .*/train/CLASS"
-    ):
+def test_a_folder_without_splits_is_learned_from_and_some_images_are_held_out(write: Write) -> None:
+    # A class may be called like a split, as long as no folder of that name holds folders of images.
+    folder = write({"ant": {"": 20}, "test": {"": 20}, "dog10": {"": 20}, "dog2": {"": 20}})
+    with pytest.raises(InputError, match="no split test or validation .only train.: hold out .* with --holdout 0.2"):
         load(folder)
+    splits = load(folder, holdout=0.3)
+    assert splits.class_names == ["ant", "dog2", "dog10", "test"], "numbers in names are numbers"
+    assert splits.test_split == "train (30% held out)"
+    found = [{examples.name(place) for place in range(len(examples))} for examples in (splits.train, splits.test)]
+    assert not found[0] & found[1] and len(found[0] | found[1]) == 80
+    assert 10 <= len(found[1]) <= 40
+    again, other = load(folder, holdout=0.3), load_splits(DataArguments(str(folder), holdout=0.3), seed=1)
+    assert again.test.source_indices.tolist() == splits.test.source_indices.tolist()
+    assert other.test.source_indices.tolist() != splits.test.source_indices.tolist()
+    held_out = load_test_split(DataArguments(str(folder), holdout=0.3))[0]
+    assert held_out.source_indices.tolist() == splits.test.source_indices.tolist()
+
+
+def test_images_that_are_added_move_no_other_and_equal_ones_stay_together(
+    write: Write, marked_image: Callable[[int], PILImage.Image]
+) -> None:
+    folder = write({"ant": {"": 30}, "bee": {"": 30}})
+    first = load(folder, holdout=0.3)
+    before = {first.test.name(place) for place in range(len(first.test))}
+    for number in range(20):
+        marked_image(500 + number).save(folder / "ant" / f"a{number}.png")
+        copy = folder / "bee" / f"{number:03}.png"
+        copy.with_name(f"copy{number:03}.png").write_bytes(copy.read_bytes())
+    later = load(folder, holdout=0.3)
+    after = {later.test.name(place) for place in range(len(later.test))}
+    assert before <= after
+    for number in range(20):
+        pair = {f"The image {folder}/bee/{name}{number:03}.png" for name in ("", "copy")}
+        assert len(pair & after) in (0, 2)
+
+
+def test_holding_out_beside_a_test_split_is_refused(write: Write) -> None:
+    with pytest.raises(InputError, match="--holdout 0.2: the data set has a split test to test on; leave --holdout"):
+        load(write({"train": {"ant": 1}, "test": {"ant": 1}}), holdout=0.2)
+
+
+def test_one_folder_is_one_class_and_images_in_none_are_named(write: Write) -> None:
+    folder = write({"ant": {"": 12}})
+    (folder / "stray.png").write_bytes((folder / "ant" / "000.png").read_bytes())
+    splits = load(folder, holdout=0.3)
+    assert splits.class_names == ["ant"] and len(splits.train) + len(splits.test) == 12
+    assert splits.notes == ["Left out: 1 file(s) in the data folder, but of no class: stray.png"]
+
+
+def test_names_in_two_unicode_forms_are_one_class(write: Write) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    splits = load(write({"train": {composed: 2, decomposed: 1, "ant": 1}, "test": {decomposed: 1, "ant": 1}}))
+    assert splits.class_names == ["ant", composed] and splits.train.labels.tolist().count(1) == 3
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

@@ -87,7 +87,7 @@ def test_a_class_that_is_named_like_a_number_is_meant_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("order.txt", "# from the paper\n" + "\n\n".join(SHUFFLED) + "\n"),
+        ("order.txt", "\ufeff# from the paper\n" + "\n\n".join(SHUFFLED) + "\n"),
         ("order", "\n".join(SHUFFLED)),
         ("order.json", json.dumps(SHUFFLED)),
         ("ids.json", "[5, 0, 4, 1, 3, 2]"),
@@ -148,16 +148,44 @@ def test_an_order_that_is_wrong_is_explained(order: list[str] | None, num_classe
 
 
 @pytest.mark.parametrize("initial_classes", [None, 1, 2, 5])
-def test_class_ranges_cover_the_classes_or_are_refused(initial_classes: int | None) -> None:
+def test_class_ranges_cover_the_classes_and_the_last_step_may_be_smaller(initial_classes: int | None) -> None:
     for num_classes, classes_per_step in product(range(1, 13), range(1, 6)):
-        first = initial_classes or classes_per_step
-        if first <= num_classes and (num_classes - first) % classes_per_step == 0:
-            ranges = class_ranges(num_classes, initial_classes, classes_per_step)
-            assert [stop - start for start, stop in ranges] == [first] + [classes_per_step] * (len(ranges) - 1)
-            assert [label for class_range in ranges for label in range(*class_range)] == list(range(num_classes))
-        else:
-            message = error_of(class_ranges, num_classes, initial_classes, classes_per_step)
-            assert f"{num_classes} classes cannot be cut into a first step of {first}" in message
+        if initial_classes is not None and initial_classes > num_classes:
+            message = error_of(class_ranges, num_classes, initial_classes, [classes_per_step])
+            assert f"--initial_classes {initial_classes} is more than the {num_classes} classes" in message
+            continue
+        ranges = class_ranges(num_classes, initial_classes, [classes_per_step])
+        assert [label for class_range in ranges for label in range(*class_range)] == list(range(num_classes))
+        first, *rest = [stop - start for start, stop in ranges]
+        assert first == min(initial_classes or classes_per_step, num_classes)
+        assert all(size == classes_per_step for size in rest[:-1]) and all(size <= classes_per_step for size in rest)
+
+
+def test_steps_of_several_sizes(cut: Cut) -> None:
+    labels = list(range(9))
+    scenario = cut(labels, labels, classes_per_step=[5, 3, 1])
+    assert [step.class_range for step in scenario.steps] == [(0, 5), (5, 8), (8, 9)]
+    assert "3 steps of 5, 3 and 1 classes" in scenario.describe()
+    message = error_of(cut, labels, labels, classes_per_step=[5, 3])
+    assert "--classes_per_step 5 3 makes 8 classes of the 9 there are" in message
+    message = error_of(cut, labels, labels, classes_per_step=[5, 4], initial_classes=5)
+    assert "both say how many classes the first step has: leave --initial_classes out" in message
+
+
+def test_steps_from_a_file(cut: Cut, tmp_path: Path) -> None:
+    file = tmp_path / "steps.yaml"
+    file.write_text("\ufeffspring: [class4, class0]\nautumn:\n- class2\n")
+    labels = list(range(5))
+    scenario = cut(labels, labels, steps=file, classes_per_step=None)
+    assert [step.class_names for step in scenario.steps] == [["class4", "class0"], ["class2"]]
+    file.write_text("[[class1, class2], [class3]]")
+    assert [len(step.class_names) for step in cut(labels, labels, steps=file).steps] == [2, 1]
+    for content, part in (("spring: rose", "is no list of steps"), ("[1", "cannot be read"), ("", "no list of steps")):
+        file.write_text(content)
+        assert part in error_of(cut, labels, labels, steps=file)
+    file.write_text("[[class1]]")
+    message = error_of(cut, labels, labels, steps=file, classes_per_step=2)
+    assert "says what --classes_per_step does: leave one of the two out" in message
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -209,12 +237,17 @@ def test_the_first_images_of_each_class_are_kept(cut: Cut, number_of: Callable[[
     assert scenario.test.source_indices.tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize(("train", "test", "kind"), [([0, 1], [0, 1, 2], "training"), ([0, 1, 2], [0, 1], "test")])
-def test_a_class_without_images_is_refused_unless_the_run_leaves_it_out(
-    cut: Cut, train: list[int], test: list[int], kind: str
-) -> None:
-    assert f"Class 'class2' has no {kind} image" in error_of(cut, train, test, classes_per_step=1)
-    assert len(cut(train, test, classes_per_step=1, num_classes=2).steps) == 2
+def test_a_class_without_training_images_is_refused_unless_the_run_leaves_it_out(cut: Cut) -> None:
+    assert "Class 'class2' has no training image" in error_of(cut, [0, 1], [0, 1, 2], classes_per_step=1)
+    assert len(cut([0, 1], [0, 1, 2], classes_per_step=1, num_classes=2).steps) == 2
+
+
+def test_a_class_without_test_images_is_learned_but_for_the_whole_first_step(cut: Cut) -> None:
+    scenario = cut([0, 1, 2], [0, 1], classes_per_step=1)
+    assert len(scenario.steps) == 3 and len(scenario.seen_test(scenario.steps[2])) == 2
+    assert "Not measured, as they have no test image: 1 class(es), class2" in scenario.describe()
+    message = error_of(cut, [0, 1, 2], [1, 2], classes_per_step=1)
+    assert "No class of the first step, class0 first, has a test image" in message
 
 
 @pytest.mark.parametrize("policy", ["test", "merge"])

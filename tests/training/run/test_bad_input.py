@@ -24,7 +24,7 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "unknown word": ("digits", ("Unknown option digits", "--help")),
     "unknown method": ("--method magic", ("--method 'magic'", "choose one of dytox")),
     "class named twice": ("--class_order 0 1 2 3 4 5 6 7 8 9 3", ("'3' more than once", "once")),
-    "steps that do not divide": ("--classes_per_step 3", ("10 classes", "steps of 3", "change --classes_per_step")),
+    "steps of other classes": ("--classes_per_step 5 3", ("8 classes", "of the 10", "change the numbers")),
     "memory too small": ("--memory_size 9", ("--memory_size 9", "at least 10")),
     "no repository": ("--push_to_hub", ("--push_to_hub", "--hub_model_id org/name")),
     "memory without model": ("--push_memory", ("--push_memory publishes beside the model", "add --push_to_hub")),

@@ -121,7 +121,7 @@ def test_a_recipe_says_what_it_is_and_its_command_runs_it(name: str, monkeypatch
         expected = float(written[option]) if isinstance(options[option], float) else written[option]
         assert options[option] == expected, option
 
-    ranges = class_ranges(num_classes_of(name), options["initial_classes"], options["classes_per_step"])
+    ranges = class_ranges(num_classes_of(name), options["initial_classes"], [options["classes_per_step"]])
     assert len(ranges) == num_steps_of(name)
     assert name == "digits" or f"in {len(ranges)} steps of {options['classes_per_step']} classes" in header["title"]
 
