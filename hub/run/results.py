@@ -344,7 +344,8 @@ def _check_steps(results: RunResults, source: str) -> None:
 
 def _check_measured(step: StepResults, seen: set[str], where: str) -> None:
     """Either all classes seen were measured, or the file says which, and no number claims more."""
-    if None in step.accuracy_per_step and (step.forgetting is not None or step.backward_transfer is not None):
+    # What was lost is lost of earlier steps: the new step is no term of it.
+    if None in step.accuracy_per_step[:-1] and (step.forgetting is not None or step.backward_transfer is not None):
         raise StepFolderError(
             f"{where}: forgetting or backward_transfer is a number, expected null, as accuracy_per_step has a null"
         )
