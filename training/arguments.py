@@ -47,7 +47,7 @@ class DataArguments:
     test_split: str | None = option("Split to test on. By default the one of 'test' and 'validation' that exists.")
     holdout: OpenFraction | None = option(
         "Hold out this share of the training images, in (0, 1), as test images, for a data set without a test split. "
-        "An image's bytes and the seed decide, so that images added later move no other."
+        "An image's bytes and the seed decide, so that images added later move no other. By default none is."
     )
     image_column: str | None = option("Column of the images. Inferred when only one column holds images.")
     label_column: str | None = option("Column of the labels. Inferred when only one column can be it.")
@@ -76,8 +76,8 @@ class DataArguments:
         "default 10, or all at once where a published model is continued."
     )
     steps: str | None = option(
-        "YAML file of the steps: the classes of each under a name, or a list of lists. It stands for class_order, "
-        "num_classes, initial_classes and classes_per_step."
+        "YAML file of the steps: the classes of each under a name, or a list of lists. By default class_order, "
+        "num_classes, initial_classes and classes_per_step say the same."
     )
 
 

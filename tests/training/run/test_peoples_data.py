@@ -25,7 +25,7 @@ SMALL = {
 
 @pytest.fixture
 def photos(tmp_path: Path, noise_image: Callable[..., PILImage.Image]) -> Path:
-    """Four folders of photographs; those of `tulip` are so few that none is held out. The bytes are always the same."""
+    """Four folders of photographs, their bytes always the same; of `tulip`'s so few that none is held out."""
     for number, (name, count) in enumerate({"fox": 12, "owl": 10, "rose": 12, "tulip": 2}.items()):
         folder = tmp_path / "photos" / name
         folder.mkdir(parents=True)
