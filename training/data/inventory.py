@@ -137,6 +137,23 @@ class Inventory:
         depths = {folder: len(folder.relative_to(self.root).parts) for folder in folders - used}
         return [str(folder.relative_to(self.root)) for folder in sorted(depths) if depths[folder] > self.has_splits]
 
+    def check_is_no_parent(self) -> None:
+        """
+        Checks that the folder is not one above a folder with splits, whose test images would be learned from.
+
+        Raises:
+            InputError: it is.
+        """
+        for entry in self.entries if not self.has_splits else ():
+            folders = entry.path.relative_to(self.root).parts[:-1]
+            for place, name in enumerate(folders[1:-1], start=1):
+                if name.lower() in SPLITS:
+                    inside = self.root.joinpath(*folders[:place])
+                    raise InputError(
+                        f"--dataset_name {self.root} holds a folder with splits, {inside}: name that one, or move its "
+                        f"folder {name}."
+                    )
+
     def check_in_one_split(self) -> None:
         """
         Checks that no image is both learned and tested on: links may lead from two splits to one file.

@@ -146,15 +146,19 @@ def _load(arguments: DataArguments) -> tuple[DatasetDict, Sequence[str]]:
         return datasets.load_dataset(str(path) if path.is_dir() else name, arguments.dataset_config_name), ()
     except Exception as error:
         # The loaders of `datasets` raise errors of many libraries; all of them mean that the name cannot be used.
+        zips = [path] if path.suffix == ".zip" else sorted(path.glob("**/*.zip")) if path.is_dir() else []
+        advice = "give a Hub id, a folder of images or Parquet files with a training and a test split, or 'digits'"
         raise InputError(
-            f"--dataset_name {name} cannot be loaded ({first_line(error)}): give a Hub id, a folder of images or "
-            "Parquet files with a training and a test split, or 'digits'."
+            # What is wrong stands in the cause of what `datasets` raises.
+            f"--dataset_name {name} cannot be loaded ({first_line(error.__cause__ or error)}): "
+            f"{f'unpack {zips[0]} into folders of classes and name their folder' if zips else advice}."
         ) from error
 
 
 def _load_images(inventory: Inventory) -> tuple[DatasetDict, Sequence[str]]:
     """The images of a folder as a data set that names the files; they are read when they are needed."""
     inventory.check_in_one_split()
+    inventory.check_is_no_parent()
     splits = inventory.splits
     if not splits:
         raise InputError(
@@ -211,6 +215,7 @@ def _find_test_split(dataset: DatasetDict, train_split: str) -> str:
 
 def _find_image_column(split: Dataset) -> str:
     columns = [name for name, feature in split.features.items() if isinstance(feature, Image)]
+    columns = columns or [name for name, feature in split.features.items() if _holds_encoded_images(feature)]
     return _the_only(columns, "image", list(split.features))
 
 
@@ -223,6 +228,11 @@ def _find_label_column(split: Dataset, image_column: str) -> str:
 def _the_only(columns: list[str], kind: str, all_columns: list[str]) -> str:
     if len(columns) == 1:
         return columns[0]
+    if not all_columns:
+        raise InputError(
+            f"The data set has no column but its images, so there is no {kind}: put the images of each class into a "
+            "folder with its name, or add the labels as a column."
+        )
     found = f"{len(columns)} columns can be it" if columns else "no column can be it"
     raise InputError(
         f"The {kind} column is not clear, {found}: name one of {', '.join(columns or all_columns)} with "
@@ -244,10 +254,17 @@ def _check_column(split: Dataset, column: str, option: str, name: str) -> None:
 
 def _check_image_column(split: Dataset, column: str, name: str) -> None:
     _check_column(split, column, "image_column", name)
-    if not isinstance(split.features[column], Image):
+    if not isinstance(split.features[column], Image) and not _holds_encoded_images(split.features[column]):
         raise InputError(
             f"--image_column {column} holds no images but {split.features[column]}: name a column of images."
         )
+
+
+def _holds_encoded_images(feature: Any) -> bool:
+    """Whether a column that no one has declared as images can be read as such: bytes, alone or with a path."""
+    if isinstance(feature, Value):
+        return feature.dtype in ("binary", "large_binary")
+    return isinstance(feature, dict) and isinstance(feature.get("bytes"), Value)
 
 
 def _check_label_column(split: Dataset, column: str, name: str) -> None:

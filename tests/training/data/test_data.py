@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
@@ -126,6 +128,22 @@ def test_a_parquet_folder_and_the_choice_of_its_splits(
     # A validation split stands in for a test split.
     (folder / "test.parquet").unlink()
     assert number_of(load(dataset_name=folder).test.image(0)) == 3
+
+
+@pytest.mark.parametrize("form", ["bytes", "bytes and path"])
+def test_images_that_another_writer_stored_as_bytes(
+    load: Load, tmp_path: Path, encode_image: Callable[..., bytes], marked_image: Any, number_of: Any, form: str
+) -> None:
+    for split, numbers in (("train", [3, 1]), ("test", [7, 5])):
+        encoded = [encode_image(marked_image(number)) for number in numbers]
+        images = encoded if form == "bytes" else [{"bytes": content, "path": None} for content in encoded]
+        kinds = {"bytes": pa.binary(), "bytes and path": pa.struct([("bytes", pa.binary()), ("path", pa.string())])}
+        table = pa.table({"picture": pa.array(images, kinds[form]), "kind": ["ant", "bee"]})
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    splits = load(dataset_name=tmp_path)
+    assert splits.class_names == ["ant", "bee"]
+    assert [number_of(splits.train.image(row)) for row in range(2)] == [3, 1]
+    assert number_of(load(dataset_name=tmp_path, image_column="picture").test.image(0)) == 7
 
 
 @pytest.mark.parametrize(

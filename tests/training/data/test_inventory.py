@@ -131,6 +131,13 @@ def test_images_that_are_added_move_no_other_and_equal_ones_stay_together(
         assert len(pair & after) in (0, 2)
 
 
+def test_a_folder_above_one_with_splits_is_refused(write: Write, tmp_path: Path) -> None:
+    folder = write({"train": {"ant": 1}, "test": {"ant": 1}}, name="data/photos")
+    with pytest.raises(InputError, match=r"holds a folder with splits, .*data/photos: name that one"):
+        load(tmp_path / "data", holdout=0.2)
+    assert len(load(folder).train) == 1
+
+
 def test_holding_out_beside_a_test_split_is_refused(write: Write) -> None:
     with pytest.raises(InputError, match="--holdout 0.2: the data set has a split test to test on; leave --holdout"):
         load(write({"train": {"ant": 1}, "test": {"ant": 1}}), holdout=0.2)
