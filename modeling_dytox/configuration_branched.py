@@ -4,7 +4,7 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_dytox import DyToxConfig
+from .configuration_dytox import DyToxConfig, check_shared_by_steps
 
 
 @strict
@@ -43,9 +43,7 @@ class BranchedConfig(DyToxConfig):
 
     def validate_branches(self) -> None:
         """Raises `ValueError` if a step would have a token or a classifier of its own."""
-        for name in ("token_expansion", "independent_classifiers"):
-            if getattr(self, name):
-                raise ValueError(f"{name}=True, but a branch has one token and all share one head: leave it out.")
+        check_shared_by_steps(self)
 
 
 __all__ = ["BranchedConfig"]

@@ -209,6 +209,16 @@ class DyToxConfig(PreTrainedConfig):
             )
 
 
+def check_shared_by_steps(config: DyToxConfig) -> None:
+    """Raises `ValueError` if a step would have a token or a classifier of its own, for architectures without them."""
+    for name in ("token_expansion", "independent_classifiers"):
+        if getattr(config, name):
+            raise ValueError(
+                f"{name}=True, but in models of type {config.model_type!r} all steps share one token and one head: "
+                "leave it out."
+            )
+
+
 def _pair(size: int | Sequence[int], name: str) -> tuple[int, int]:
     if isinstance(size, int):
         return size, size

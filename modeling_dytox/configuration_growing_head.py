@@ -4,7 +4,7 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_dytox import DyToxConfig
+from .configuration_dytox import DyToxConfig, check_shared_by_steps
 
 
 @strict
@@ -55,9 +55,7 @@ class GrowingHeadConfig(DyToxConfig):
 
     def validate_head(self) -> None:
         """Raises `ValueError` if a step would have a token or a classifier of its own, or a class no proxy."""
-        for name in ("token_expansion", "independent_classifiers"):
-            if getattr(self, name):
-                raise ValueError(f"{name}=True, but all steps share one token and one head: leave it out.")
+        check_shared_by_steps(self)
         if self.num_proxies < 1:
             raise ValueError(f"num_proxies={self.num_proxies} must be at least 1.")
 

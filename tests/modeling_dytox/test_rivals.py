@@ -159,11 +159,15 @@ def test_the_encoder_has_the_size_of_the_paper_and_the_loss_follows_the_problem_
     [
         (GrowingHeadConfig, {"head": "tanh"}, "head"),
         (GrowingHeadConfig, {"num_proxies": 0}, "num_proxies=0 must be at least 1"),
-        (GrowingHeadConfig, {"token_expansion": True}, "token_expansion=True, but all steps share one token"),
+        (
+            GrowingHeadConfig,
+            {"token_expansion": True},
+            "token_expansion=True, but in models of type .growing",
+        ),
         (
             BranchedConfig,
             {"independent_classifiers": True},
-            "independent_classifiers=True, but a branch",
+            "independent_classifiers=True, but in models of type .branched.",
         ),
     ],
 )
