@@ -248,10 +248,12 @@ def _summary(results: RunResults, others: Sequence[OtherRun]) -> list[list[str]]
         note = " (test images of different data sets)"
         start = next(place for place, (name, *_) in enumerate(numbers) if name.startswith("Average"))
         numbers[start:] = [(name + note, own, other) for name, own, other in numbers[start:]]
-    return [
+    rows = [
         [name, _percent(own), _percent_of(Spread.of([own, *other]))] if others else [name, _percent(own)]
         for name, own, other in numbers
     ]
+    # No accuracy without the size of the model that has it: some methods grow by a whole encoder a step.
+    return [*rows, ["Parameters", *[f"{results.last.num_parameters:,}"] * (2 if others else 1)]]
 
 
 def _accuracy_row(results: RunResults, others: Sequence[OtherRun]) -> tuple[str, float | None, list[float | None]]:

@@ -60,8 +60,8 @@ class DynamicallyExpandable(Method):
     card = MethodCard(
         title="DER (dynamically expandable representation)",
         sentence="Trained with [DER, dynamically expandable representation](https://arxiv.org/abs/2103.16788), "
-        "without pruning: each step adds a whole encoder beside the frozen ones: its size grows with the steps, see "
-        "the parameters; rehearsal from a bounded memory. It is not Dark Experience Replay.",
+        "without pruning, and rehearsal from a bounded memory. Each step adds a whole encoder beside the frozen ones, "
+        "so that the model grows with the steps: compare with its parameters in view. Not Dark Experience Replay.",
         citation=CITATION,
         tags=("der", "arxiv:2103.16788"),
     )

@@ -175,6 +175,8 @@ def test_each_step_folder_is_whole_and_its_memory_within_the_budget(
         assert {path.name for path in folder.iterdir()} == files
         measured = json.loads((folder / "results.json").read_text())["steps"][-1]
         assert measured["num_seen_classes"] == 2 * number and len(measured["accuracy_per_step"]) == number
+        card = (folder / "README.md").read_text()
+        assert f"| Parameters | {measured['num_parameters']:,} |" in card, "no accuracy without the size"
         # Told the step of an image, a model has fewer classes to choose from.
         assert measured["task_aware_accuracy"] >= measured["accuracy"]
         if METHODS[method].uses_memory:

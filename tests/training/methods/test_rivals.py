@@ -204,5 +204,5 @@ def test_every_method_says_what_it_is() -> None:
         assert method.name == name and method.summary and method.card.title and method.card.sentence.endswith(".")
         assert name in ("dytox", "replay", "finetune", "joint") or "@inproceedings" in method.card.citation
     der = METHODS["der"].card
-    assert "without pruning" in der.sentence and "not Dark Experience Replay" in der.sentence
+    assert "without pruning" in der.sentence and "Not Dark Experience Replay" in der.sentence
     assert np.unique([method.summary for method in METHODS.values()]).size == len(METHODS)
