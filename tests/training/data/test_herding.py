@@ -26,3 +26,18 @@ def test_each_image_is_chosen_at_most_once_until_the_quota_is_filled(features: n
     chosen = herd(features, quota)
     assert len(set(chosen.tolist())) == len(chosen) == min(quota, 30)
     assert np.array_equal(chosen, herd(features, 31)[:quota])
+
+
+def test_a_smaller_quota_is_the_head_of_a_larger_and_closer_to_the_mean_than_random_subsets() -> None:
+    random = np.random.default_rng(0)
+    features = random.normal(size=(80, 6)) + random.normal(size=6)
+    directions = features / np.linalg.norm(features, axis=1, keepdims=True)
+
+    def error(chosen: np.ndarray) -> float:
+        return float(np.linalg.norm(directions[chosen].mean(axis=0) - directions.mean(axis=0)))
+
+    whole = herd(features, 20)
+    for quota in range(1, 20):
+        assert herd(features, quota).tolist() == whole[:quota].tolist()
+        others = [error(random.choice(80, quota, replace=False)) for _ in range(100)]
+        assert error(whole[:quota]) < np.mean(others), quota

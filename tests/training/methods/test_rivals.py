@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers.utils import ModelOutput
 
+from tests.modeling_dytox.small import make_rival
 from tests.training.methods.test_methods import context_of, steps_of_two
 from training.arguments import Arguments
 from training.data.scenario import Step
@@ -161,6 +162,20 @@ def test_prototypes_are_the_normalised_means_of_normalised_embeddings() -> None:
         of_class = [row for row, other in zip(rows, labels, strict=True) if other == label]
         total = [sum(column) for column in zip(*of_class, strict=True)]
         assert found == pytest.approx([value / math.hypot(*total) for value in total], abs=1e-6)
+
+
+def test_with_all_images_as_exemplars_the_nearest_exemplar_mean_is_the_nearest_class_mean() -> None:
+    drawn = np.random.default_rng(0)
+    labels = np.arange(120) % 4
+    embeddings = drawn.normal(size=(120, 16)) + 0.7 * drawn.normal(size=(4, 16))[labels]
+    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    means = np.stack([units[labels == label].mean(axis=0) for label in range(4)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    nearest = ((units[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
+    model: Any = make_rival("growing_head", class_ranges=[[0, 4]], prediction="nearest_mean", hidden_size=16)
+    model.prototypes = class_means(torch.from_numpy(embeddings), labels.tolist())
+    predicted = model.predict(torch.from_numpy(embeddings), torch.zeros(120, 4)).argmax(dim=1)
+    assert predicted.tolist() == nearest.tolist() and 0.4 < (nearest == labels).mean() < 1
 
 
 def test_der_adds_the_auxiliary_loss_in_the_main_phase_and_softens_the_second(
