@@ -37,6 +37,10 @@ def test_a_run_of_an_earlier_version_is_read_and_its_cards_can_be_made_again(roo
         old_rows, new_rows = (re.findall(r"^\| .*", text, re.MULTILINE) for text in (old, new))
         if folder.step == 1:
             old_rows = [re.sub(r"(Forgetting|transfer) \| 0.00 %", r"\1 | –", row) for row in old_rows]
+        # The summary of 0.1.0 did not name the size, which its table has.
+        size = next(row for row in new_rows if row.startswith("| Parameters"))
+        assert size.strip("| ").removeprefix("Parameters | ") in old_rows[-1]
+        new_rows.remove(size)
         assert old_rows == new_rows
 
 
