@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from hub.run.results import MethodCard
@@ -232,8 +232,3 @@ class Method:
 def frozen_copy(model: IncrementalModel) -> IncrementalModel:
     """A copy of the model in eval mode, whose parameters do not train."""
     return copy.deepcopy(model).eval().requires_grad_(False)
-
-
-def fields_of(options: Any, *names: str) -> dict[str, Any]:
-    """The values of some options by name."""
-    return {field.name: getattr(options, field.name) for field in fields(options) if field.name in names}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hub.run.results import MethodCard
 from training.arguments import NonNegativeFloat, NonNegativeInt, PositiveFloat, option
-from training.methods.base import Method, Phase, fields_of, frozen_copy
+from training.methods.base import Method, Phase, frozen_copy
 
 
 if TYPE_CHECKING:
@@ -106,7 +106,11 @@ class DyTox(Method):
 
     def model_fields(self) -> dict[str, Any]:
         """What the options share among the steps."""
-        return fields_of(self.options, "token_expansion", "independent_classifiers")
+        options = self.options
+        return {
+            "token_expansion": options.token_expansion,
+            "independent_classifiers": options.independent_classifiers,
+        }
 
     def before_growth(self, context: StepContext) -> None:
         """Keeps a copy of the model of the step before as teacher."""
