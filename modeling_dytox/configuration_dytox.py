@@ -115,6 +115,11 @@ class DyToxConfig(PreTrainedConfig):
     )
 
     def __post_init__(self, **kwargs: Any) -> None:
+        num_labels = kwargs.get("num_labels")
+        if num_labels is not None and self.id2label is not None and len(self.id2label) != num_labels:
+            # `from_pretrained(..., num_labels=7)`: other classes than those that were learned, as one step.
+            self.id2label = self.label2id = self.num_task_tokens = None
+            self.class_ranges = [[0, num_labels]]
         if self.class_ranges is not None:
             self.class_ranges = [list(class_range) for class_range in self.class_ranges]
             if self.id2label is None and self.class_ranges and self.class_ranges[-1]:

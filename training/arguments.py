@@ -194,6 +194,9 @@ class OutputArguments:
     """Where results are written and published."""
 
     output_dir: str = option("Folder of the run. The same command again resumes it.", "outputs")
+    dry_run: bool = option(
+        "Show the plan, the images, updates, seconds and disk of each step, and end; nothing is written.", False
+    )
     overwrite_output_dir: bool = option("Delete the run that output_dir holds and start again.", False)
     push_to_hub: bool = option("Publish each finished step as a revision of hub_model_id.", False)
     hub_model_id: str | None = option("Repository on the Hub, 'org/name'. Required by push_to_hub.")

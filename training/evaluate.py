@@ -42,6 +42,7 @@ from training.data.splits import load_test_split
 from training.loop.evaluation import Evaluation, Evaluator
 from training.loop.malloc import keep_freed_pages
 from training.option_parser import OptionParser
+from training.run.checks import check_shared_memory
 from training.run.comparison import RecordedStep, agreement, compare, conclusion, to_table
 from training.run.model_source import ModelSource
 
@@ -124,6 +125,8 @@ def evaluate(arguments: EvaluationArguments, accelerator: Accelerator) -> None:
     """
     step = ModelSource(str(arguments.model), arguments.revision)
     model, processor = step.load()
+    size = processor.size["height"], processor.size["width"]
+    check_shared_memory(arguments.num_workers, arguments.batch_size, size)
     record = RecordedStep.read(step, model.config)
     images, names, notes = load_test_split(arguments.data, arguments.seed)
     limit = arguments.max_eval_samples_per_class

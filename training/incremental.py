@@ -43,6 +43,7 @@ from training.loop.interruption import Interrupted, interruptible
 from training.loop.logs import Stopwatch
 from training.loop.malloc import keep_freed_pages
 from training.loop.processes import make_accelerator, on_main_process
+from training.run.plan import plan
 from training.run.results import add_step, table
 from training.run.resume import Progress, WithinStep, resume
 from training.run.setup import Setup, prepare, set_up
@@ -64,6 +65,9 @@ def run(arguments: Arguments, accelerator: Accelerator) -> None:
         UserError: something in the options, the data, the folder or the Hub cannot be used.
     """
     setup = set_up(arguments, accelerator)
+    if arguments.output.dry_run:
+        show_plan(setup)
+        return
     try:
         with make_publisher(setup) as publisher:
             prepare(setup, lambda: check_hub(setup, publisher))
@@ -72,6 +76,14 @@ def run(arguments: Arguments, accelerator: Accelerator) -> None:
             learn(setup, progress, publisher)
     finally:
         setup.folder.close()
+
+
+def show_plan(setup: Setup) -> None:
+    """Prints what the run would do."""
+    model = setup.continuation.model.to(setup.accelerator.device) if setup.continuation else None
+    first = begin_step(setup, setup.scenario.steps[0], model, None)
+    first.model.to(setup.accelerator.device)
+    setup.accelerator.print("\n".join(plan(setup, first)))
 
 
 def learn(setup: Setup, progress: Progress, publisher: BackgroundPublisher) -> None:

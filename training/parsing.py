@@ -116,11 +116,16 @@ def read_recipe_file(path: Path) -> Recipe:
     if not path.is_file():
         raise InputError(f"--config {path} does not exist: give the path of a YAML file, see training/recipes/.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text) or {}
+        # Classes as they are written: YAML would read yes as true, and 010 as a number.
+        written = yaml.load(text, Loader=yaml.BaseLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--config {path} is not valid YAML ({one_line(error)}).") from error
     if not isinstance(content, dict):
         raise InputError(f"--config {path} holds {type(content).__name__}: expected lines of 'option: value'.")
+    if isinstance(content.get("class_order"), list):
+        content["class_order"] = written["class_order"]
     blocks = {name: {} if value is None else value for name, value in content.items() if name in METHODS}
     for method, block in blocks.items():
         _check_block(path, method, block)

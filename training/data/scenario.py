@@ -187,7 +187,10 @@ def _only_new(order: list[int], names: Sequence[str], known: LearnedClasses) -> 
             "merge or test."
         )
     if len(repeated) == len(order):
-        raise InputError(f"The model knows all {len(order)} classes already: there is nothing new to learn.")
+        raise InputError(
+            f"The model knows all {len(order)} classes already: a step teaches new ones. To learn from more images of "
+            "known classes, bring them together with a new class and --known_classes merge, or learn the run again."
+        )
     return [label for label in order if names[label] not in known.names]
 
 

@@ -17,11 +17,10 @@ from training.data.digits import load_digits_dataset
 from training.data.examples import Examples, Transparency
 from training.data.holdout import hold_out
 from training.data.inventory import Inventory
+from training.data.tables import BUILDERS, TEXT, find_tables, load_tables
 
 
 BUILT_IN = {"digits": load_digits_dataset}
-# Types of text that tables have: CSV files are read as the second.
-_TEXT = ("string", "large_string", "string_view")
 # In this order, where the options name none.
 _TEST_SPLITS = ("test", "validation")
 
@@ -140,19 +139,44 @@ def _load(arguments: DataArguments) -> tuple[DatasetDict, Sequence[str]]:
         raise InputError(f"--dataset_name {name} does not exist: give a Hub id, an existing folder or 'digits'.")
     if path.is_dir() and (inventory := Inventory.read(path)).is_of_plain_images:
         return _load_images(inventory)
+    _check_is_unpacked(path)
     try:
-        if path.is_file():
-            return datasets.load_dataset("parquet", data_files=str(path)), ()
+        if path.suffix.lower() in BUILDERS and path.is_file():
+            return load_tables({"train": [path]}), ()
+        if path.is_dir() and (tables := find_tables(path)):
+            return load_tables(tables), ()
         return datasets.load_dataset(str(path) if path.is_dir() else name, arguments.dataset_config_name), ()
+    except InputError:
+        raise
     except Exception as error:
-        # The loaders of `datasets` raise errors of many libraries; all of them mean that the name cannot be used.
-        zips = [path] if path.suffix == ".zip" else sorted(path.glob("**/*.zip")) if path.is_dir() else []
-        advice = "give a Hub id, a folder of images or Parquet files with a training and a test split, or 'digits'"
+        # The loaders of `datasets` raise errors of many libraries; most of them mean that the name cannot be used.
+        _check_is_of_the_data(error)
         raise InputError(
             # What is wrong stands in the cause of what `datasets` raises.
-            f"--dataset_name {name} cannot be loaded ({first_line(error.__cause__ or error)}): "
-            f"{f'unpack {zips[0]} into folders of classes and name their folder' if zips else advice}."
+            f"--dataset_name {name} cannot be loaded ({first_line(error.__cause__ or error)}): give a Hub id, a "
+            "folder of images or tables, or 'digits'."
         ) from error
+
+
+def _check_is_unpacked(path: Path) -> None:
+    archives = [path] if path.is_file() else path.iterdir() if path.is_dir() else []
+    for archive in sorted(archives):
+        if archive.suffix.lower() in (".zip", ".7z", ".rar"):
+            raise InputError(
+                f"--dataset_name {path} is or holds the archive {archive.name}: unpack it into folders of classes, "
+                "remove it, and name their folder."
+            )
+
+
+def _check_is_of_the_data(error: Exception) -> None:
+    """Refuses an error of the cache under its own name: nothing is wrong with the data."""
+    cache = str(datasets.config.HF_CACHE_HOME)
+    for each in (error, error.__cause__, error.__context__):
+        if isinstance(each, OSError) and str(each.filename or "").startswith(cache):
+            raise InputError(
+                f"The cache {cache} cannot be written ({each.strerror}): set the environment variable HF_HOME to a "
+                "folder where you may write."
+            ) from error
 
 
 def _load_images(inventory: Inventory) -> tuple[DatasetDict, Sequence[str]]:
@@ -222,7 +246,8 @@ def _find_image_column(split: Dataset) -> str:
 def _find_label_column(split: Dataset, image_column: str) -> str:
     others = {name: feature for name, feature in split.features.items() if name != image_column}
     columns = [name for name, feature in others.items() if isinstance(feature, ClassLabel)]
-    return _the_only(columns or [name for name in others if _can_be_label(others[name])], "label", list(others))
+    columns = columns or [name for name, feature in others.items() if _can_be_label(feature)]
+    return _the_only(columns or [name for name in others if _is_float(others[name])], "label", list(others))
 
 
 def _the_only(columns: list[str], kind: str, all_columns: list[str]) -> str:
@@ -241,8 +266,13 @@ def _the_only(columns: list[str], kind: str, all_columns: list[str]) -> str:
 
 
 def _can_be_label(feature: Any) -> bool:
-    is_plain = isinstance(feature, Value) and ("int" in feature.dtype or feature.dtype in ("bool", *_TEXT))
+    is_plain = isinstance(feature, Value) and ("int" in feature.dtype or feature.dtype in ("bool", *TEXT))
     return is_plain or isinstance(feature, ClassLabel)
+
+
+def _is_float(feature: Any) -> bool:
+    # What pandas makes of integers where one is missing.
+    return isinstance(feature, Value) and feature.dtype in ("float32", "float64")
 
 
 def _check_column(split: Dataset, column: str, option: str, name: str) -> None:
@@ -269,7 +299,7 @@ def _holds_encoded_images(feature: Any) -> bool:
 
 def _check_label_column(split: Dataset, column: str, name: str) -> None:
     _check_column(split, column, "label_column", name)
-    if not _can_be_label(split.features[column]):
+    if not _can_be_label(split.features[column]) and not _is_float(split.features[column]):
         raise InputError(
             f"--label_column {column} holds {split.features[column]}: expected one class name or one integer an image."
         )
@@ -312,7 +342,7 @@ def _read_labels(dataset: DatasetDict, split: Dataset, column: str) -> list[Any]
     labels = _column(split, column)
     row = next((row for row, label in enumerate(labels) if _is_hidden(label)), None)
     if row is None:
-        return labels
+        return _whole_numbers(labels, column) if _is_float(split.features[column]) else labels
     name = next(name for name, each in dataset.items() if each is split)
     advice = "remove it or give it a class"
     if all(map(_is_hidden, labels)):
@@ -321,13 +351,20 @@ def _read_labels(dataset: DatasetDict, split: Dataset, column: str) -> list[Any]
     raise InputError(f"Row {row} of the {name} split has no label in {column} ({labels[row]}): {advice}.")
 
 
+def _whole_numbers(labels: Sequence[float], column: str) -> list[int]:
+    for row, label in enumerate(labels):
+        if not label.is_integer():
+            raise InputError(f"--label_column {column} holds {label} in row {row}: expected a name or an integer.")
+    return list(map(int, labels))
+
+
 def _has_labels(split: Dataset, column: str) -> bool:
     return column in split.features and not any(map(_is_hidden, _column(split, column)))
 
 
 def _is_hidden(label: Any) -> bool:
     # Data sets write -1 where labels are kept secret.
-    return label is None or (isinstance(label, int) and label < 0)
+    return label is None or label == "" or label != label or (isinstance(label, (int, float)) and label < 0)
 
 
 def _column(split: Dataset, column: str) -> list[Any]:

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -192,7 +193,28 @@ class PhaseTrainer:
             unit="update",
         )
 
+    def num_updates(self, num_examples: int, phase: Phase) -> int:
+        """Updates of a phase that learns from so many images."""
+        return phase.epochs * self._batches(num_examples, phase).num_updates
+
+    def seconds_per_update(self, model: IncrementalModel, step: Step, phase: Phase, examples: Examples) -> float:
+        """The mean time of five updates, after one that warms up; `model` is changed."""
+        seed = (self.options.seed, step.number, phase.name)
+        learner, optimizer = self._make_learner(model, step, phase, seed)
+        trainer = self._epoch_trainer(learner, optimizer, step, phase)
+        train_mode_except_frozen(trainer.learner)
+        updates = chain.from_iterable(self._loader(examples, phase).epochs(range(6), *seed))
+        trainer.train(islice(updates, 1), tqdm(disable=True))
+        started = time.perf_counter()
+        trainer.train(islice(updates, 5), tqdm(disable=True))
+        seconds = time.perf_counter() - started
+        self.accelerator.free_memory()
+        return seconds / 5
+
     def _loader(self, examples: Examples, phase: Phase) -> TrainingLoader:
+        return TrainingLoader(examples, self.transform, self._batches(len(examples), phase), self.options.num_workers)
+
+    def _batches(self, num_examples: int, phase: Phase) -> Batches:
         layout = BatchLayout(
             self.global_batch_size,
             self.options.gradient_accumulation_steps,
@@ -200,14 +222,9 @@ class PhaseTrainer:
             self.accelerator.num_processes,
             even=phase.mixup_alpha > 0,
         )
-        batches: Batches
         if phase.full_batches_only:
-            batches = ReferenceBatches(
-                len(examples), layout, repeats=phase.repeated_augmentation, shuffle=phase.shuffle
-            )
-        else:
-            batches = TrainingBatches(len(examples), layout)
-        return TrainingLoader(examples, self.transform, batches, self.options.num_workers)
+            return ReferenceBatches(num_examples, layout, repeats=phase.repeated_augmentation, shuffle=phase.shuffle)
+        return TrainingBatches(num_examples, layout)
 
     def _report(
         self, place: dict[str, Any], losses: dict[str, float], learning_rate: float, images_per_second: float

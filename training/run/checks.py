@@ -1,6 +1,7 @@
 """Checks of precision, images and folders before anything is trained."""
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from transformers.utils import logging
 
 from hub.run.errors import InputError
+from hub.run.text import shorten
 from training.data.examples import Examples
 from training.data.scenario import Scenario
 from training.loop.logs import progress_bar
@@ -23,6 +25,7 @@ logger = logging.get_logger(__name__)
 
 # Reading a larger data set would take longer than finding a broken image on the way.
 MAX_CHECKED_IMAGES = 100_000
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 def check_precision(accelerator: Accelerator, phases: Iterable[Phase]) -> None:
@@ -83,9 +86,12 @@ def check_images(scenario: Scenario, accelerator: Accelerator, exemplars: Exampl
 
 def check_disk(
     folder: Path, bytes_of_weights: Sequence[int], memory_size: int, train: Examples, released: Path
-) -> None:
+) -> str:
     """
     Checks that what the run will write has room on the disk: the models, memories and states of all steps.
+
+    Returns:
+        `str`: how much it is, and how much is free, in words.
 
     Args:
         folder (`Path`): the folder of the run.
@@ -98,7 +104,7 @@ def check_disk(
         InputError: the disk is too small.
     """
     if not bytes_of_weights:
-        return
+        return "nothing"
     table = train.images.data
     memories = len(bytes_of_weights) * memory_size * table.nbytes / max(1, table.num_rows)
     # A state holds the weights and two moments of each; the newest, one before, those of past phases and a new one.
@@ -111,10 +117,38 @@ def check_disk(
             f"--output_dir {folder} has {_size(free)} of free disk, the run needs about {_size(needed)}: make room, "
             "or choose a folder on another disk."
         )
+    return f"about {_size(needed)}, of {_size(free)} that are free"
 
 
 def _size(num_bytes: float) -> str:
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+
+
+def check_shared_memory(num_workers: int, batch_size: int, image_size: Sequence[int]) -> None:
+    """
+    Checks that the batches that worker processes hand over have room in shared memory, of which containers may have
+    little: a worker without room waits for ever.
+
+    Args:
+        num_workers (`int`): worker processes of each process.
+        batch_size (`int`): images of the largest batch.
+        image_size (`Sequence[int]`): height and width of the pixel values, float32 in three channels.
+
+    Raises:
+        InputError: there is too little.
+    """
+    if not num_workers or not _SHARED_MEMORY.is_dir():
+        return
+    height, width = image_size
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # A worker loads up to two batches ahead.
+    needed = 2 * num_workers * processes * batch_size * 3 * height * width * 4
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    if needed > free:
+        raise InputError(
+            f"--num_workers {num_workers} needs {_size(needed)} of shared memory, {_SHARED_MEMORY} has {_size(free)}: "
+            "choose --num_workers 0, or start the container with a larger --shm-size (docker)."
+        )
 
 
 def check_shared(folder: Path, accelerator: Accelerator) -> None:
@@ -144,12 +178,12 @@ class _Read(NamedTuple):
     What a process found in its share of the images, or all of them together.
 
     Args:
-        error (`str`, *optional*): the first one.
+        errors (`list[tuple[int, str]]`): position of each image that cannot be used, and why.
         placed_digests (`int`): sum of the digests of images with their positions.
         digests (`set[bytes]`): digests of the images alone.
     """
 
-    error: str | None
+    errors: list[tuple[int, str]]
     placed_digests: int
     digests: set[bytes]
 
@@ -158,29 +192,39 @@ def _read_all(examples: Examples, split: str, accelerator: Accelerator) -> _Read
     """What all processes found; raises [`InputError`] on each if one did."""
     # Every process is told of an error, or some would wait for the others forever.
     shares: list[_Read] = gather_object([_read_share(examples, split, accelerator)])
-    for share in shares:
-        if share.error:
-            raise InputError(share.error)
+    if errors := sorted(error for share in shares for error in share.errors):
+        raise InputError(_words_on(errors, examples, split))
     if len(examples) > MAX_CHECKED_IMAGES:
         accelerator.print(f"Checked {MAX_CHECKED_IMAGES:,} of {len(examples):,} {split} images before training.")
     digests = set().union(*(share.digests for share in shares))
-    return _Read(None, sum(share.placed_digests for share in shares), digests)
+    return _Read([], sum(share.placed_digests for share in shares), digests)
+
+
+def _words_on(errors: Sequence[tuple[int, str]], examples: Examples, split: str) -> str:
+    """The first error, and how many more there are: who repairs one file at a time wants to know."""
+    (_, first), *others = errors
+    if not others:
+        return f"In the {split} split: {first}"
+    names = [examples.name(position).removeprefix("The image ") for position, _ in others]
+    count = f"{len(errors):,} of {len(examples):,} images cannot be used"
+    return f"In the {split} split {count}; others: {shorten(names, 200)}. The first: {first}"
 
 
 def _read_share(examples: Examples, split: str, accelerator: Accelerator) -> _Read:
     positions = np.unique(np.linspace(0, len(examples) - 1, min(len(examples), MAX_CHECKED_IMAGES)).astype(int))
     share = positions[accelerator.process_index :: accelerator.num_processes]
-    total, digests = 0, set()
+    total, digests, errors = 0, set(), list[tuple[int, str]]()
     for position in progress_bar(accelerator, share, desc=f"check {split} images", unit="image"):
         try:
             image = examples.image(int(position))
         except InputError as error:
-            return _Read(f"In the {split} split: {error}", 0, set())
+            errors.append((int(position), str(error)))
+            continue
         pixels = image.tobytes()
         # A sum does not depend on how the images are shared out; each digest includes the position.
         total += int.from_bytes(_digest(repr((int(position), image.size)).encode() + pixels), "big")
         digests.add(_digest(repr(image.size).encode() + pixels))
-    return _Read(None, total, digests)
+    return _Read(errors, total, digests)
 
 
 def _digest(content: bytes) -> bytes:

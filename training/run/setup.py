@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from transformers import ViTImageProcessor
 
+from hub.run.text import printable
 from modeling_dytox import IncrementalModel
 from modeling_dytox.image_processing import make_image_processor
 from training.arguments import Arguments
@@ -21,11 +23,15 @@ from training.loop.logs import RunLog
 from training.loop.phase import PhaseTrainer
 from training.loop.processes import check_agreement, on_main_process
 from training.methods import Method, make_method
-from training.run.checks import check_disk, check_images, check_precision, check_shared
+from training.run.checks import check_disk, check_images, check_precision, check_shared, check_shared_memory
 from training.run.continuation import Continuation, load_continuation
 from training.run.published_memory import load_published_memory
 from training.run.recipe import recipe_of, without_local_paths
 from training.run.run_folder import RunFolder
+
+
+#: With fewer images of a class the script says what to expect.
+FEW_IMAGES = 100
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ def set_up(arguments: Arguments, accelerator: Accelerator) -> Setup:
     method = make_method(arguments)
     known = continuation.known if continuation else LearnedClasses()
     scenario = make_scenario(load_splits(arguments.data, arguments.optimization.seed), arguments.data, known)
+    _check_workers(arguments)
     check_precision(accelerator, [phase for step in scenario.steps for phase in method.phases(step)])
     recipe = recipe_of(arguments, accelerator.num_processes, accelerator.mixed_precision)
     folder = RunFolder(Path(arguments.output.output_dir), recipe, known.num_steps)
@@ -130,16 +137,35 @@ def prepare(setup: Setup, check_hub: Callable[[], object]) -> None:
             with, or the folder holds another run.
     """
     output = setup.arguments.output
-    on_main_process(setup.accelerator, lambda: _check_folder(setup))
+    on_main_process(setup.accelerator, lambda: check_folder(setup))
     fingerprint = _load_published_memory(setup)
     on_main_process(setup.accelerator, check_hub)
-    setup.accelerator.print("\n".join(setup.scenario.describe()))
+    setup.accelerator.print("\n".join(describe(setup)))
     exemplars = None if setup.memory is None else setup.memory.examples
     fingerprint |= check_images(setup.scenario, setup.accelerator, exemplars)
     on_main_process(setup.accelerator, lambda: setup.folder.open(fingerprint, overwrite=output.overwrite_output_dir))
     check_shared(setup.folder.path, setup.accelerator)
     config = {name: str(value) for name, value in without_local_paths(setup.folder.recipe).items()}
     setup.accelerator.init_trackers("dytox", config=config)
+
+
+def _check_workers(arguments: Arguments) -> None:
+    options = arguments.optimization
+    batch_size = max(options.per_device_train_batch_size, options.per_device_eval_batch_size)
+    check_shared_memory(options.num_workers, batch_size, [arguments.model.image_size] * 2)
+
+
+def describe(setup: Setup) -> list[str]:
+    """The images and the steps of the run, a line each, and what to expect of few images."""
+    lines = setup.scenario.describe()
+    counts = np.bincount(setup.scenario.train.labels)[setup.scenario.steps[0].num_old_classes :]
+    if setup.continuation is None and counts.min() < FEW_IMAGES:
+        name = printable(setup.scenario.class_names[int(counts.argmin())])
+        lines.append(
+            f"Few images: class {name} has {counts.min()} to learn from. A model that starts from random weights "
+            "learns little from fewer than some hundred a class (CIFAR-100 has 500)."
+        )
+    return lines
 
 
 def _make_memory(arguments: Arguments, method: Method, scenario: Scenario) -> RehearsalMemory | None:
@@ -151,8 +177,16 @@ def _make_memory(arguments: Arguments, method: Method, scenario: Scenario) -> Re
     )
 
 
-def _check_folder(setup: Setup) -> None:
-    """Whether the folder holds another run, and whether what is still to be learned has room there."""
+def check_folder(setup: Setup) -> str:
+    """
+    Checks that the folder holds no other run, and that what is still to be learned has room there.
+
+    Returns:
+        `str`: the disk that the run needs, in words.
+
+    Raises:
+        InputError: it is not so.
+    """
     overwrite = setup.arguments.output.overwrite_output_dir
     if not overwrite:
         setup.folder.check_recipe()
@@ -160,7 +194,7 @@ def _check_folder(setup: Setup) -> None:
     memory_size = setup.arguments.memory.memory_size if setup.memory is not None else 0
     released = setup.folder.path if overwrite else setup.folder.checkpoints
     sizes = [size for step, size in _bytes_of_weights(setup).items() if step > last_step]
-    check_disk(setup.folder.path, sizes, memory_size, setup.scenario.train, released)
+    return check_disk(setup.folder.path, sizes, memory_size, setup.scenario.train, released)
 
 
 def _bytes_of_weights(setup: Setup) -> dict[int, int]:

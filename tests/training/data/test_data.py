@@ -181,7 +181,7 @@ def test_columns_that_are_not_clear_or_cannot_be_used_are_named(
         ({"image_column": "image", "label_column": "fine"}, "--label_column fine does not exist"),
         ({"image_column": "score"}, "--image_column score holds no images"),
         ({"image_column": "label"}, "--image_column label holds no images"),
-        ({"image_column": "image", "label_column": "score"}, "--label_column score holds"),
+        ({"image_column": "image", "label_column": "score"}, "has no label in score (None)"),
         ({"image_column": "mask", "label_column": "image"}, "--label_column image holds"),
     ):
         assert message in refuse(dataset_name=folder, **options)

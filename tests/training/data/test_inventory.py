@@ -46,11 +46,6 @@ def test_the_split_is_the_top_folder_whatever_a_class_is_called(write: Write) ->
     ]
 
 
-def test_the_names_of_splits_are_found_in_any_case_and_the_validation_split_is_named(write: Write) -> None:
-    splits = load(write({"Training": {"ant": 1}, "VALID": {"ant": 2}}))
-    assert (splits.train_split, splits.test_split) == ("train", "validation")
-
-
 def test_what_is_left_out_is_named_with_its_reason(write: Write, tmp_path: Path) -> None:
     folder = write({"train": {"ant": 2}, "test": {"ant": 1}})
     (folder / "train" / "cat").mkdir()
@@ -131,30 +126,9 @@ def test_images_that_are_added_move_no_other_and_equal_ones_stay_together(
         assert len(pair & after) in (0, 2)
 
 
-def test_a_folder_above_one_with_splits_is_refused(write: Write, tmp_path: Path) -> None:
-    folder = write({"train": {"ant": 1}, "test": {"ant": 1}}, name="data/photos")
-    with pytest.raises(InputError, match=r"holds a folder with splits, .*data/photos: name that one"):
-        load(tmp_path / "data", holdout=0.2)
-    assert len(load(folder).train) == 1
-
-
 def test_holding_out_beside_a_test_split_is_refused(write: Write) -> None:
     with pytest.raises(InputError, match="--holdout 0.2: the data set has a split test to test on; leave --holdout"):
         load(write({"train": {"ant": 1}, "test": {"ant": 1}}), holdout=0.2)
-
-
-def test_one_folder_is_one_class_and_images_in_none_are_named(write: Write) -> None:
-    folder = write({"ant": {"": 12}})
-    (folder / "stray.png").write_bytes((folder / "ant" / "000.png").read_bytes())
-    splits = load(folder, holdout=0.3)
-    assert splits.class_names == ["ant"] and len(splits.train) + len(splits.test) == 12
-    assert splits.notes == ["Left out: 1 file(s) in the data folder, but of no class: stray.png"]
-
-
-def test_names_in_two_unicode_forms_are_one_class(write: Write) -> None:
-    composed, decomposed = "caf\u00e9", "cafe\u0301"
-    splits = load(write({"train": {composed: 2, decomposed: 1, "ant": 1}, "test": {decomposed: 1, "ant": 1}}))
-    assert splits.class_names == ["ant", composed] and splits.train.labels.tolist().count(1) == 3
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

@@ -1,0 +1,87 @@
+"""The plan of a run, for `--dry_run`: what each step learns from, and about how long it takes."""
+
+import numpy as np
+
+from training.data.scenario import Step
+from training.loop.context import StepContext
+from training.methods import Phase
+from training.run.checks import check_images
+from training.run.setup import Setup, check_folder, describe
+
+
+def plan(setup: Setup, first: StepContext) -> list[str]:
+    """
+    The plan in lines. Images are read as before a run, and a few updates of the first step are timed.
+
+    Args:
+        setup (`Setup`): the run.
+        first (`StepContext`): its first step, with the model that learns it; the model is changed.
+
+    Raises:
+        UserError: the run would be refused.
+    """
+    disk = check_folder(setup)
+    lines = describe(setup)
+    check_images(setup.scenario, setup.accelerator)
+    phase = setup.method.phases(first.step)[0]
+    examples = first.examples(phase.data, phase.held_out)
+    seconds = setup.trainer.seconds_per_update(first.model, first.step, phase, examples)
+    steps = [_step_line(setup, step, seconds) for step in setup.scenario.steps]
+    return [
+        *lines,
+        *steps,
+        f"{seconds:.2g} s an update: the mean of five updates of step {first.step.number} on this machine. Later "
+        "steps take longer where the model grows or has a teacher; evaluation is not counted.",
+        f"Disk: {disk}.",
+        "Nothing was written; the Hub was not asked. Without --dry_run the run begins.",
+    ]
+
+
+def _step_line(setup: Setup, step: Step, seconds_per_update: float) -> str:
+    updates = sum(
+        setup.trainer.num_updates(_num_images(setup, step, phase), phase) for phase in setup.method.phases(step)
+    )
+    classes = len(step.class_names)
+    exemplars = _num_exemplars(setup, step.num_old_classes)
+    test = len(setup.scenario.seen_test(step))
+    return (
+        f"Step {step.number}: {classes} class(es), {len(step.train):,} new images and {exemplars:,} exemplars to "
+        f"learn from, {test:,} to test on; {updates:,} updates, about {_duration(updates * seconds_per_update)}"
+    )
+
+
+def _num_images(setup: Setup, step: Step, phase: Phase) -> int:
+    """About how many images a phase learns from."""
+    old = _num_exemplars(setup, step.num_old_classes)
+    seen = _num_exemplars(setup, step.num_seen_classes)
+    smallest = int(np.bincount(step.train.labels)[step.num_old_classes :].min())
+    counts = {
+        "new": len(step.train),
+        "memory": seen if phase.after_memory_update else old,
+        "new+memory": len(step.train) + old,
+        "balanced": min(smallest * step.num_seen_classes, len(step.train) + old),
+        "held-out": round(phase.held_out * (len(step.train) + old)),
+        "all": len(setup.scenario.seen_train(step)),
+    }
+    return max(1, counts[phase.data])
+
+
+def _num_exemplars(setup: Setup, num_classes: int) -> int:
+    """The most exemplars that are kept of the first classes."""
+    if setup.memory is None or not num_classes:
+        return 0
+    quota = setup.memory.quota(num_classes)
+    counts = np.bincount(setup.scenario.train.labels, minlength=num_classes)[:num_classes]
+    # The images of classes that a continued model knows are not here.
+    known = len(setup.scenario.known.names)
+    return int(np.minimum(counts[known:], quota).sum()) + quota * min(known, num_classes)
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 600
+        else f"{seconds / 60:.0f} min"
+        if seconds < 36_000
+        else f"{seconds / 3600:.0f} h"
+    )
