@@ -2,7 +2,7 @@
 Measures a published step again, and compares with what its results.json recorded.
 
     python -m training.evaluate --model org/name --revision step5 --dataset_name digits
-    accelerate launch -m training.evaluate --model outputs/digits/step5 --dataset_name digits
+    accelerate launch -q -m training.evaluate --model outputs/digits/step5 --dataset_name digits
 
 Only the test images of the classes that the model knows are used; classes are matched by name. A step of a continued
 run that was measured without images of earlier steps can be measured the same way again.

@@ -1,7 +1,7 @@
 """
 Learns the classes of a data set step by step and publishes the model of each step.
 
-    accelerate launch training/incremental.py --config training/recipes/digits.yaml --output_dir outputs/digits
+    accelerate launch -q training/incremental.py --config training/recipes/digits.yaml --output_dir outputs/digits
 
 The same command again resumes after the last epoch that was completed.
 """

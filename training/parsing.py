@@ -186,7 +186,7 @@ def _print_help(method: type[Method]) -> None:
             *(under_heading(inspect.cleandoc(group.__doc__).splitlines()[0].rstrip("."), group) for group in GROUPS),
             own,
         ],
-        usage="accelerate launch training/incremental.py [--config RECIPE.yaml] [--OPTION VALUE ...]",
+        usage="accelerate launch -q training/incremental.py [--config RECIPE.yaml] [--OPTION VALUE ...]",
         description="Learns the classes of a data set step by step; each step is a model of its own.",
         epilog="\n".join(["methods; `--method NAME --help` shows the options of one:", *lines]),
     )

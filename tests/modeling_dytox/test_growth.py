@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
 
-from modeling_dytox import DyToxForImageClassification
+from modeling_dytox import MODELS, DyToxForImageClassification
 from tests.modeling_dytox import oracle
 from tests.modeling_dytox.small import (
     RANGES,
@@ -16,6 +17,7 @@ from tests.modeling_dytox.small import (
     every_variant,
     make_images,
     make_model,
+    make_rival,
     snapshot,
 )
 
@@ -167,3 +169,43 @@ def test_an_early_checkpoint_loads_into_a_later_shape(tmp_path: Path) -> None:
         assert weights[f"dytox.task_tokens.{step}"].std() > 0
         assert weights[f"classifiers.{step}.linear.weight"].std() > 0
         assert (weights[f"classifiers.{step}.layernorm.weight"] == 1).all()
+
+
+@pytest.mark.parametrize("model_type", MODELS)
+def test_a_step_loads_with_other_classes_as_any_model_of_transformers(model_type: str, tmp_path: Path) -> None:
+    model = make_model() if model_type == "dytox" else make_rival(model_type, class_ranges=RANGES[:2])
+    model.save_pretrained(tmp_path)
+    load = AutoModelForImageClassification.from_pretrained
+    other = load(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
+    assert other.config.class_ranges == [[0, 7]] and other.config.num_task_tokens == 1
+    logits = other(make_images(other.config)).logits
+    assert logits.shape == (3, 7) and logits.isfinite().all()
+    old = model.state_dict()
+    kept = [name for name, tensor in other.state_dict().items() if name in old and torch.equal(tensor, old[name])]
+    assert sum("layers.1." in name for name in kept) == sum("layers.1." in name for name in other.state_dict()) > 5
+    names = {0: "x", 1: "y"}
+    named = load(tmp_path, num_labels=2, id2label=names, ignore_mismatched_sizes=True)
+    named.add_task(["z"])
+    assert (named.config.class_names, named.config.class_ranges) == (["x", "y", "z"], [[0, 2], [2, 3]])
+
+
+def test_the_trainer_of_transformers_measures_a_step(tmp_path: Path) -> None:
+    """`compute_metrics` gets logits, not a tuple with the embeddings."""
+    model = make_model()
+    images = make_images(model.config, 6)
+    rows = [{"pixel_values": image, "labels": torch.tensor(label % 3)} for label, image in enumerate(images)]
+    seen = []
+    trainer = Trainer(
+        model,
+        TrainingArguments(
+            tmp_path, num_train_epochs=1, report_to=[], use_cpu=True, save_strategy="no", disable_tqdm=True
+        ),
+        train_dataset=rows,
+        eval_dataset=rows,
+        compute_metrics=lambda output: seen.append(output.predictions) or {"seen": 1.0},
+    )
+    trainer.train()
+    assert trainer.evaluate()["eval_seen"] == 1.0
+    with torch.no_grad():
+        expected = model.eval()(images).logits
+    torch.testing.assert_close(torch.from_numpy(seen[0]), expected)

@@ -78,6 +78,9 @@ def test_without_a_file_the_defaults_hold(write_recipe: Write) -> None:
 VALUES: list[tuple[str, Any]] = [
     ("class_order: [cat, 3, dog]", ["cat", "3", "dog"]),
     ("class_order: seed:1993", ["seed:1993"]),
+    # As they are written, whatever YAML makes of them.
+    ("class_order: [yes, no, 010, null]", ["yes", "no", "010", "null"]),
+    ("output_dir: ~/runs/x", str(Path("~/runs/x").expanduser())),
     ("class_order:", None),
     ("num_classes: null", None),
     ("num_epochs: [7]", 7),

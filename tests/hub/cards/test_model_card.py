@@ -262,8 +262,8 @@ def test_the_snippets_load_this_revision_and_teach_it_more(tmp_path: Path) -> No
         assert card.text.count(f'"{hub_model_id or PLACEHOLDER_ID}"') == 4
     (command,) = content_of(card, "fence", "bash")
     words = shlex.split(command)
-    assert words[:3] == ["accelerate", "launch", "training/incremental.py"]
-    options = dict(zip(words[3::2], words[4::2], strict=True))
+    assert words[:4] == ["accelerate", "launch", "-q", "training/incremental.py"]
+    options = dict(zip(words[4::2], words[5::2], strict=True))
     assert (options["--model_name_or_path"], options["--model_revision"]) == ("org/run", "step2")
 
 

@@ -325,7 +325,8 @@ CASES = [
         "transparent images",
         tree(*GOOD, **{"train/ant/icon.png": b"transparent"}),
         None,
-        "has transparent pixels, whose hidden colours users of the model would see: convert a folder with `python -m training.convert_images FOLDER NEW_FOLDER`, or learn what they will see with --transparency drop",
+        "has transparent pixels, whose hidden colours users of the model would see: convert a folder with "
+        "`python -m training.convert_images FOLDER NEW_FOLDER`, or learn what they will see with --transparency drop",
     ),
     Case(
         "images with more than 8 bits a channel",

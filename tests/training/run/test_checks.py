@@ -20,7 +20,7 @@ from training.data.scenario import Scenario, make_scenario
 from training.data.splits import LabelledSplits
 from training.methods import Phase
 from training.run import checks
-from training.run.checks import check_disk, check_images, check_precision
+from training.run.checks import check_disk, check_images, check_precision, check_shared_memory
 
 
 MakeScenario = Callable[..., Scenario]
@@ -165,3 +165,19 @@ def test_a_disk_too_small_is_refused_with_sizes_that_can_be_read(
     check(free=0, sizes=[])
     with pytest.raises(InputError):
         check(needed * 0.9)
+
+
+def test_shared_memory_that_workers_would_wait_for_is_refused(monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setattr(checks, "_SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=64e6))
+    # Two workers load two batches ahead each: 4 * 32 * 3 * 224 * 224 * 4 bytes = 77.1 MB.
+    message = (
+        r"--num_workers 2 needs 77.1 MB of shared memory, .* has 64.0 MB: choose --num_workers 0, or .* --shm-size"
+    )
+    with pytest.raises(InputError, match=message):
+        check_shared_memory(2, 32, (224, 224))
+    check_shared_memory(2, 26, (224, 224))
+    check_shared_memory(0, 1000, (224, 224))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    with pytest.raises(InputError):
+        check_shared_memory(2, 26, (224, 224))

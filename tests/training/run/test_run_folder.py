@@ -197,6 +197,7 @@ def test_a_recipe_of_an_earlier_version_is_continued(tmp_path: Path) -> None:
         ({"class_order": "seed:7", "num_epochs": [500]}, {"class_order": "seed:7"}, None),
         ({"class_order": ["a", "b"]}, {"class_order": "a"}, "class_order was ['a', 'b'], is ['a']"),
         ({"method": ...}, {}, None),
+        ({"dataset_name": "photos/"}, {"dataset_name": "photos"}, None),
         # Earlier versions saved the options of DyTox for every method.
         ({"method": "replay"}, {"method": "replay"}, None),
         (
