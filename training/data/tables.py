@@ -8,6 +8,7 @@ import csv
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +108,18 @@ def _with_images(table: Dataset, path: Path) -> Dataset:
     texts = [name for name, kind in table.features.items() if isinstance(kind, Value) and kind.dtype in TEXT]
     for column in texts if len(table) else ():
         if _names_image(table[0][column], path.parent):
-            places = [_place(value, row, path) for row, value in enumerate(table[column])]
-            table = table.remove_columns(column).add_column(column, places).cast_column(column, Image())
+            places = partial(_places, table=path, column=column)
+            table = table.map(places, with_indices=True, batched=True, input_columns=[column], keep_in_memory=True)
+            table = table.cast_column(column, Image())
     return table
 
 
 def _names_image(value: str | None, folder: Path) -> bool:
     return value is not None and Path(value).suffix != "" and (folder / value).is_file()
+
+
+def _places(values: Sequence[str | None], rows: Sequence[int], table: Path, column: str) -> dict[str, list[str]]:
+    return {column: [_place(value, row, table) for value, row in zip(values, rows, strict=True)]}
 
 
 def _place(value: str | None, row: int, table: Path) -> str:
