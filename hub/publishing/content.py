@@ -78,6 +78,10 @@ class StepContent:
         """The name of the revision: `step{t}`."""
         return step_name(self.step)
 
+    def with_card(self, text: str) -> "StepContent":
+        """The same with another card."""
+        return replace(self, files=self.files | {CARD_FILE: LocalFile(text.encode())})
+
     def update_folder(self) -> None:
         """Writes the files that the folder lacks, or holds with other content, so that it equals the revision."""
         for name, file in self.files.items():

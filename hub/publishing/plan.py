@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import yaml
+
+from hub.cards.edits import with_edits
 from hub.publishing.client_errors import one_line_errors
 from hub.publishing.content import LocalFile, StepContent, run_contents
 from hub.publishing.destination import Destination
 from hub.publishing.remote import RemoteRun
-from hub.run.errors import PublishError
+from hub.run.errors import PublishError, one_line
 from hub.run.layout import CARD_FILE
 from hub.run.step_folder import StepFolder
-from hub.run.text import shorten
+from hub.run.text import printable, shorten
 
 
 # A repository made on the website may start with these; nothing is lost when the first step replaces them.
@@ -20,9 +23,17 @@ _STARTER_FILES = {CARD_FILE, "LICENSE"}
 
 @dataclass(frozen=True)
 class Plan:
-    """What it takes to publish a step: nothing, only the tag on `commit`, or a commit and the tag."""
+    """
+    What it takes to publish a step.
+
+    Args:
+        action (`str`): nothing, only the tag on `commit`, or a commit and the tag.
+        content (`StepContent`): what the revision holds: the step, with what users wrote into the cards before.
+        commit (`str`, *optional*): the commit, if it is there.
+    """
 
     action: Literal["nothing", "tag", "commit"]
+    content: StepContent
     commit: str | None = None
 
 
@@ -65,7 +76,10 @@ def make_plan(content: StepContent, remote: RemoteRun, destination: Destination)
     overwrite = destination.overwrite_revisions
     published = remote.tags.get(content.step)
     if published is not None and remote.holds(published, content.files):
-        return Plan("nothing", published)
+        return Plan("nothing", content, published)
+    content = _with_edits(content, remote)
+    if published is not None and remote.holds(published, content.files):
+        return Plan("nothing", content, published)
     if published is not None and not overwrite:
         difference = _difference(remote, published, content.files)
         raise PublishError(
@@ -74,12 +88,32 @@ def make_plan(content: StepContent, remote: RemoteRun, destination: Destination)
         )
     _check_order(content.step, content.first_own_step, remote, overwrite)
     if remote.holds(remote.head, content.files):
-        return Plan("tag", remote.head)
+        return Plan("tag", content, remote.head)
     if not overwrite:
         _check_head(content.step, remote)
     if content.step == content.first_own_step:
         _check_ancestor(content.step, content.earlier_steps, remote)
-    return Plan("commit")
+    return Plan("commit", content)
+
+
+def _with_edits(content: StepContent, remote: RemoteRun) -> StepContent:
+    """
+    The content with what users wrote into the cards of earlier steps, on the website say: what changes from a step to
+    its last edit. A step's own card does not tell the words of users from generated ones, the history of `main` does.
+    """
+    for step in sorted(known for known in remote.tags if known < content.step):
+        commit, edit = remote.tags[step], remote.last_edit(step)
+        if edit != commit:
+            before, after = remote.read_card(commit), remote.read_card(edit)
+            try:
+                card = with_edits(content.files[CARD_FILE].read().decode(), before, after)
+            except (ValueError, TypeError, yaml.YAMLError) as error:
+                raise PublishError(
+                    f"{CARD_FILE} on main of {remote.name} has a metadata block that is not valid YAML "
+                    f"({printable(one_line(error))[:80]}); correct it there"
+                ) from error
+            content = content.with_card(card)
+    return content
 
 
 def check_room(
@@ -130,10 +164,10 @@ def _check_order(step: int, first_own_step: int, remote: RemoteRun, overwrite: b
 
 def _check_head(step: int, remote: RemoteRun) -> None:
     before = remote.tags.get(step - 1)
-    if before is not None and remote.head != before:
+    if before is not None and remote.head != remote.last_edit(step - 1):
         raise PublishError(
-            f"main of {remote.name} has commits after step{step - 1} that are not step{step}; "
-            "move them to another branch, or publish on top of them with --overwrite_revisions"
+            f"main of {remote.name} has commits after step{step - 1} that are not step{step} and change more than "
+            f"{CARD_FILE}; move them to another branch, or publish on top of them with --overwrite_revisions"
         )
     if before is None and (others := sorted(remote.files(remote.head).keys() - _STARTER_FILES)):
         raise PublishError(

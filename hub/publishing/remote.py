@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from huggingface_hub.hf_api import RepoFile
 from hub.publishing.content import LocalFile
 from hub.publishing.destination import Destination, RepoType
 from hub.run.errors import PublishError
-from hub.run.layout import RESULTS_FILE, step_number
+from hub.run.layout import CARD_FILE, RESULTS_FILE, step_number
 
 
 # The Hub writes this file itself; it says how files are stored, not what the step is.
@@ -42,6 +43,7 @@ class RemoteRun:
     head: str | None = None
     tags: dict[int, str] = field(default_factory=dict)
     _trees: dict[str, dict[str, RepoFile]] = field(default_factory=dict)
+    _history: list[str] | None = None
 
     @classmethod
     def read(cls, api: HfApi, repo_id: str, repo_type: RepoType = "model", private: bool = False) -> "RemoteRun":
@@ -116,6 +118,33 @@ class RemoteRun:
         remote = self.files(commit)
         return remote.keys() == files.keys() and all(files[path].equals(item) for path, item in remote.items())
 
+    def history(self) -> list[str]:
+        """The commits of `main`, oldest first."""
+        if self._history is None:
+            commits = []
+            if self.head is not None:
+                commits = self.api.list_repo_commits(self.repo_id, repo_type=self.repo_type, revision=self.head)
+            self._history = [commit.commit_id for commit in reversed(commits)]
+        return self._history
+
+    def last_edit(self, step: int) -> str:
+        """The last of the commits that follow a step on `main` and change its card alone; without one, the step's."""
+        published, history = self.tags[step], self.history()
+        following = history[history.index(published) + 1 :] if published in history else []
+        steps = set(self.tags.values())
+        edits = takewhile(lambda commit: commit not in steps and self._differ_in_card(published, commit), following)
+        return [published, *edits][-1]
+
+    def read_card(self, commit: str) -> str:
+        """The text of the card of a commit."""
+        path = self.api.hf_hub_download(self.repo_id, CARD_FILE, revision=commit, repo_type=self.repo_type)
+        return Path(path).read_text(encoding="utf-8")
+
+    def _differ_in_card(self, one: str, other: str) -> bool:
+        """Whether two commits hold the same files, but for the content of the card."""
+        blobs, others = ({path: file.blob_id for path, file in self.files(it).items()} for it in (one, other))
+        return blobs == others | {CARD_FILE: blobs.get(CARD_FILE)} and CARD_FILE in others
+
     def steps_of(self, commit: str) -> Any:
         """The steps that `results.json` of a commit records, as parsed JSON; `None` if it cannot be read."""
         try:
@@ -129,6 +158,8 @@ class RemoteRun:
 
     def record(self, step: int, commit: str, files: dict[str, RepoFile] | None = None) -> None:
         """Notes that `step` has been published as `commit`, now the head of `main` and the last step."""
+        if commit not in (history := self.history()):
+            history.append(commit)
         self.head = commit
         self.tags = {known: oid for known, oid in self.tags.items() if known < step} | {step: commit}
         if files is not None:

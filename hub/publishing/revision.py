@@ -46,8 +46,8 @@ class PublishedRevision:
 
 def publish_step(folder: str | Path | StepFolder, destination: Destination) -> list[PublishedRevision]:
     """
-    Publishes what is missing of a step, and makes its folder equal to the revision: the card names the destination,
-    and a card or figures that the folder lacks are added.
+    Publishes what is missing of a step, and makes its folder equal to the revision: the card names the destination and
+    has what users wrote into earlier cards, and a card or figures that the folder lacks are added.
 
     Args:
         folder (`str`, `Path` or `StepFolder`): the step folder.
@@ -83,11 +83,14 @@ def _publish_content(content: StepContent, remote: RemoteRun, destination: Desti
     """
     plan = make_plan(content, remote, destination)
     created = plan.action != "nothing"
+    # Before the commit, as figures that are drawn again may differ.
     content.update_folder()
     while True:
         try:
             if remote.exists:
-                commit = _carry_out(plan, content, remote)
+                commit = _carry_out(plan, remote)
+                # After the commit, as users may change their words until then.
+                plan.content.update_folder()
                 return PublishedRevision(remote.url, content.tag, commit, created)
             remote.create()
         except CLIENT_ERRORS:
@@ -111,7 +114,8 @@ def _plan_or_none(content: StepContent, remote: RemoteRun, destination: Destinat
         return None
 
 
-def _carry_out(plan: Plan, content: StepContent, remote: RemoteRun) -> str:
+def _carry_out(plan: Plan, remote: RemoteRun) -> str:
+    content = plan.content
     if plan.action == "nothing" and plan.commit:
         return plan.commit
     commit = plan.commit

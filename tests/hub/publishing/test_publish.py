@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 
+from hub.cards.model_card import PLACEHOLDER_ID
 from hub.publishing.client_errors import one_line_errors
 from hub.publishing.destination import Destination
+from hub.publishing.preflight import preflight
 from hub.run.errors import PublishError
 from tests.hub.fake_run import fake_results, write_run
 from tests.hub.publication import Publication, PublicationHere, content_of
@@ -32,6 +34,15 @@ def lines(publication: Publication, *words: str) -> list[str]:
 def upload(repo: str, path: str, content: bytes = b"x") -> None:
     """A commit of someone else on `main`."""
     HfApi().upload_file(path_or_fileobj=content, path_in_repo=path, repo_id=repo)
+
+
+def edit_card(repo: str, old: str, new: str, repo_type: str = "model") -> None:
+    """A commit on `main` that changes the card, as the website makes it."""
+    path = HfApi().hf_hub_download(repo, "README.md", repo_type=repo_type, force_download=True)
+    text = Path(path).read_text()
+    assert old in text
+    content = text.replace(old, new, 1).encode()
+    HfApi().upload_file(path_or_fileobj=content, path_in_repo="README.md", repo_id=repo, repo_type=repo_type)
 
 
 def test_each_revision_equals_its_folder_and_is_made_once(publication: PublicationHere) -> None:
@@ -77,11 +88,13 @@ def test_steps_are_published_in_order_and_bury_no_commits_of_others(
     shutil.move(tmp_path / "step1", run / "step1")
     shutil.move(run / "step3", tmp_path / "step3")
     publication.published()
+    edit_card(repo, "## Results", "My words.\n\n## Results")
     upload(repo, "note.txt")
     shutil.move(tmp_path / "step3", run / "step3")
     assert f"main of {repo} has commits after step2" in publication.refused()
     publication.published("--overwrite_revisions")
     assert publication.content("main") == content_of(run / "step3")
+    assert "\nMy words.\n" in (run / "step3" / "README.md").read_text(), "what was written into the card is kept"
     HfApi().delete_tag(repo, tag="step2")
     assert "has step3 but not step2" in publication.refused()
 
@@ -100,6 +113,80 @@ def test_a_commit_that_slips_in_between_is_a_conflict(publication: PublicationHe
     message = publication.refused()
     other.join()
     assert f"someone else has changed main of {publication.repo} in the meantime (412, conflict)" in message
+
+
+def test_what_users_write_into_the_card_on_the_website_is_carried_from_step_to_step(
+    publication: PublicationHere, finished_run: Path, tmp_path: Path
+) -> None:
+    run, repo, memory = publication.run, publication.repo, f"{publication.repo}-memory"
+    (run / "memory").mkdir()
+    for step in (1, 2, 3):
+        (run / "memory" / f"step{step}.parquet").write_bytes(b"exemplars" * step)
+    for tag in TAGS[1:]:
+        shutil.move(run / tag, tmp_path / tag)
+    publication.published("--push_memory")
+    edit_card(repo, "library_name: transformers", "license: mit\nlibrary_name: transformers")
+    edit_card(repo, "## Results", "The photographs are mine.\n\n## Results")
+    edit_card(memory, "| column |", "Mine as well.\n\n| column |", repo_type="dataset")
+
+    preflight(Destination(repo, push_memory=True), run)
+    shutil.move(tmp_path / "step2", run / "step2")
+    before = content_of(run)
+    assert publication.published("--dry_run") == lines(publication, "already there", "would be published")
+    assert content_of(run) == before, "a dry run writes nothing"
+    # It breaks off between commit and tag.
+    publication.hub.inject({"method": "POST", "path": "/tag/", "kind": "status", "status": 403, "count": 2})
+    publication.refused("--push_memory")
+    publication.hub.inject()
+    publication.published("--push_memory")
+    edit_card(repo, "photographs are mine", "photographs of step 2 are mine")
+    shutil.move(tmp_path / "step3", run / "step3")
+    publication.published("--push_memory")
+
+    state = publication.state()
+    titles = [commit["title"].partition(":")[0] for commit in state["commits"]]
+    assert [title for title in titles if title.startswith("Step")] == ["Step 1", "Step 2", "Step 3"]
+    for step, words in ((2, "The photographs are mine."), (3, "The photographs of step 2 are mine.")):
+        content = publication.content(f"step{step}")
+        assert content == content_of(run / f"step{step}")
+        text = content["README.md"].decode()
+        assert text.count(f"\n{words}\n\n## Results\n") == 1 and text.count("photographs") == 1
+        # But for these words and the licence the card is the one that the step has without them.
+        metadata, generated = ModelCard(text).data, (finished_run / f"step{step}" / "README.md").read_text()
+        assert metadata.pop("license") == "mit"
+        body = text.replace(f"{words}\n\n", "").partition("\n---\n")[2]
+        assert f"---\n{metadata.to_yaml()}\n---\n{body}" == generated.replace(PLACEHOLDER_ID, repo)
+        exemplars = HfApi().hf_hub_download(memory, "README.md", repo_type="dataset", revision=f"step{step}")
+        assert Path(exemplars).read_text().count("\nMine as well.\n\n| column |") == 1
+
+    # Again, and from a folder that never saw the words.
+    copy = Path(shutil.copytree(finished_run, tmp_path / "copy"))
+    shutil.copytree(run / "memory", copy / "memory")
+    for folder in (run, copy):
+        publication.run = folder
+        assert all(line.endswith("  already there") for line in publication.published("--push_memory"))
+        assert publication.state() == state
+        assert publication.content("step3") == content_of(folder / "step3")
+
+
+def test_words_that_slip_in_while_a_step_goes_up_are_in_it(publication: PublicationHere, tmp_path: Path) -> None:
+    shutil.move(publication.run / "step2", tmp_path / "step2")
+    shutil.move(publication.run / "step3", tmp_path / "step3")
+    publication.published()
+    shutil.move(tmp_path / "step2", publication.run / "step2")
+    publication.hub.inject({"method": "POST", "path": "/preupload/", "kind": "slow"})
+
+    def edit_in_between() -> None:
+        while not publication.hub.num_hits:
+            time.sleep(0.01)
+        edit_card(publication.repo, "## Results", "My words.\n\n## Results")
+
+    other = threading.Thread(target=edit_in_between)
+    other.start()
+    publication.published()
+    other.join()
+    assert publication.content("step2") == content_of(publication.run / "step2")
+    assert b"\nMy words.\n\n## Results" in publication.content("step2")["README.md"]
 
 
 def test_the_dry_run_shows_the_plan_and_writes_nothing(publication: PublicationHere) -> None:
