@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 
 COUNTS = (
@@ -61,6 +61,17 @@ class DyToxConfig(PreTrainedConfig):
             which reads the task embedding of its step. `False` uses a single classifier for all classes, which reads
             the concatenated task embeddings of all steps and is initialised again whenever the model grows, as in the
             authors' code for the same ablation.
+        encoder_config (`PreTrainedConfig` or `dict`, *optional*): config of a vision model of `transformers` that
+            takes the place of the paper's encoder. `None` is the paper's own, of `patch_size`, `num_hidden_layers`,
+            `encoder_attention` and `locality_strength`, which another encoder does not use.
+        encoder_hidden_size, encoder_pooled_size (`int`, *optional*): widths of the encoder's patch tokens and of its
+            last map. Required with `encoder_config`; [`~modeling_dytox.encoders.measure_encoder`] measures them.
+        num_prefix_tokens (`int`, *optional*, defaults to 0): tokens of the encoder in front of its patches.
+        encoder_output (`int`, *optional*): which of the encoder's hidden states gives the patch tokens. By default its
+            last hidden state.
+        freeze_encoder (`bool`, *optional*, defaults to `False`): whether the encoder never trains.
+        base_model (`str`, *optional*): repository of the pretrained encoder on the Hub.
+        base_model_license (`str`, *optional*): its licence, as the Hub names it.
 
     Raises:
         `StrictDataclassClassValidationError`: if the sizes, `class_ranges`, `num_task_tokens`, `token_expansion` and
@@ -78,6 +89,7 @@ class DyToxConfig(PreTrainedConfig):
     """
 
     model_type = "dytox"
+    sub_configs = {"encoder_config": AutoConfig}
     # What `Trainer` leaves out of the predictions that it collects.
     keys_to_ignore_at_inference = [
         "hidden_states",
@@ -109,6 +121,14 @@ class DyToxConfig(PreTrainedConfig):
     num_task_tokens: int | None = None
     token_expansion: bool = True
     independent_classifiers: bool = True
+    encoder_config: dict[str, Any] | PreTrainedConfig | None = None
+    encoder_hidden_size: int | None = None
+    encoder_pooled_size: int | None = None
+    num_prefix_tokens: int = 0
+    encoder_output: int | None = None
+    freeze_encoder: bool = False
+    base_model: str | None = None
+    base_model_license: str | None = None
     # Every class has its own sigmoid, so pipelines report sigmoid scores.
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = (
         "multi_label_classification"
@@ -120,6 +140,9 @@ class DyToxConfig(PreTrainedConfig):
             # `from_pretrained(..., num_labels=7)`: other classes than those that were learned, as one step.
             self.id2label = self.label2id = self.num_task_tokens = None
             self.class_ranges = [[0, num_labels]]
+        if isinstance(self.encoder_config, dict):
+            fields = dict(self.encoder_config)
+            self.encoder_config = AutoConfig.for_model(fields.pop("model_type"), **fields)
         if self.class_ranges is not None:
             self.class_ranges = [list(class_range) for class_range in self.class_ranges]
             if self.id2label is None and self.class_ranges and self.class_ranges[-1]:
@@ -142,7 +165,7 @@ class DyToxConfig(PreTrainedConfig):
             )
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate={self.drop_path_rate} must be at least 0 and below 1.")
-        self._validate_image_size()
+        self._validate_encoder()
         self._validate_class_ranges()
 
     @property
@@ -171,6 +194,20 @@ class DyToxConfig(PreTrainedConfig):
         """Names of the classes by label id, which is the order of learning."""
         names: dict[Any, str] = dict(self.id2label or {})
         return [names[label] for label in sorted(names)]
+
+    def _validate_encoder(self) -> None:
+        if self.encoder_config is None:
+            if self.freeze_encoder or self.encoder_output is not None:
+                raise ValueError(
+                    f"freeze_encoder={self.freeze_encoder}, encoder_output={self.encoder_output}, but encoder_config "
+                    "is missing: give the config of an encoder, or leave them out."
+                )
+            self._validate_image_size()
+        elif not self.encoder_hidden_size or not self.encoder_pooled_size:
+            raise ValueError(
+                f"encoder_hidden_size={self.encoder_hidden_size}, encoder_pooled_size={self.encoder_pooled_size}: "
+                "give both with encoder_config, as `modeling_dytox.encoders.measure_encoder` measures them."
+            )
 
     def _validate_image_size(self) -> None:
         for side, patch_side in zip(self.image_height_width, self.patch_height_width, strict=True):

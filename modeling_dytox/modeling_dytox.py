@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .class_ranges import IncrementalModel, auto_map_of
 from .configuration_dytox import DyToxConfig
+from .encoders import EncoderFeatures, TokenAdapter, make_encoder, run_encoder, save_encoder_apart
 from .heads import HeadLinear, ProxyHead, init_like_pytorch
 
 
@@ -455,10 +457,15 @@ class DyToxPreTrainedModel(PreTrainedModel):
     _input_embed_layer = "patch_embeddings"
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Saves the model as `PreTrainedModel` does, with an `auto_map` that serves both Auto classes."""
+        """
+        Saves the model as `PreTrainedModel` does, with an `auto_map` that serves both Auto classes; a frozen encoder
+        gets a file of its own, which is the same for all steps.
+        """
         if self._auto_class is not None:
             self.config.auto_map = auto_map_of(self)
         super().save_pretrained(save_directory, *args, **kwargs)
+        if self.config.freeze_encoder:
+            save_encoder_apart(Path(save_directory))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -503,13 +510,33 @@ class DyToxModel(DyToxPreTrainedModel):
         rates = [config.drop_path_rate * block / max(num_blocks - 1, 1) for block in range(num_blocks)]
         encoder_rates, decoder_rates = rates[: config.num_hidden_layers], rates[config.num_hidden_layers :]
 
-        self.embeddings = DyToxEmbeddings(config)
-        self.layers = nn.ModuleList([DyToxLayer(config, rate) for rate in encoder_rates])
+        if config.encoder_config is None:
+            self.embeddings = DyToxEmbeddings(config)
+            self.layers = nn.ModuleList([DyToxLayer(config, rate) for rate in encoder_rates])
+        else:
+            self.encoder = make_encoder(config)
+            self.adapter = TokenAdapter(config)
         self.task_tokens = nn.ParameterList(
             [nn.Parameter(torch.zeros(1, config.hidden_size)) for _ in range(config.num_task_tokens or 1)]
         )
         self.task_attention_layers = nn.ModuleList([DyToxTaskAttentionLayer(config, rate) for rate in decoder_rates])
         self.post_init()
+        if config.freeze_encoder:
+            self.encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "DyToxModel":
+        """Train or eval mode; a frozen encoder stays in eval mode."""
+        super().train(mode)
+        if self.config.freeze_encoder:
+            self.encoder.eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        """What turns patches into tokens; that of the encoder, where the model has another than its own."""
+        if self.config.encoder_config is not None:
+            embeddings: nn.Module = self.encoder.get_input_embeddings()
+            return embeddings
+        return super().get_input_embeddings()
 
     def add_task_token(self) -> None:
         """Appends a newly initialised task token; those of earlier steps do not change."""
@@ -543,12 +570,30 @@ class DyToxModel(DyToxPreTrainedModel):
         )
 
     def encode(self, pixel_values: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """Runs the self-attention blocks: images `(B, num_channels, height, width)` to patch tokens `(B, N, D)`."""
+        """
+        Runs the encoder.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(B, num_channels, height, width)`): images; or, where the encoder is
+                frozen and not the model's own, what [`features`] made of them before, `(B, N, E)`.
+
+        Returns:
+            `torch.Tensor` of shape `(B, N, D)`: patch tokens.
+        """
+        if self.config.encoder_config is not None:
+            tokens = pixel_values if pixel_values.ndim == 3 else self.features(pixel_values).tokens
+            adapted: torch.Tensor = self.adapter(tokens.to(self.adapter.layernorm.weight.dtype))
+            return adapted
         patch_tokens = self.embeddings(pixel_values)
         relative_positions = self._relative_positions(patch_tokens)
         for layer in self.layers:
             patch_tokens = layer(patch_tokens, relative_positions, **kwargs)
         return patch_tokens
+
+    def features(self, pixel_values: torch.Tensor) -> EncoderFeatures:
+        """What an encoder of `transformers` makes of images, see [`EncoderFeatures`]; no gradient if it is frozen."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
+            return run_encoder(self.encoder, pixel_values, self.config)
 
     def decode(
         self, patch_tokens: torch.Tensor, **kwargs: Any

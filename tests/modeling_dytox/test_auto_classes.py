@@ -72,6 +72,7 @@ def test_folder_holds_safetensors_and_code_alone(folder: Path) -> None:
         "class_ranges.py",
         "config.json",
         "configuration_dytox.py",
+        "encoders.py",
         "heads.py",
         "model.safetensors",
         "modeling_dytox.py",

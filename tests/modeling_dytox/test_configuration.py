@@ -124,7 +124,6 @@ def test_num_labels_can_be_overridden_without_class_ranges(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ({"num_labels": 7}, r"class_ranges=\[\[0, 3\], \[3, 5\]\]"),
         ({"class_ranges": [[0, 3], [3, 7]]}, r"class_ranges=\[\[0, 3\], \[3, 7\]\]"),
         ({"num_task_tokens": 3}, "num_task_tokens=3"),
         ({"token_expansion": False}, "num_task_tokens=2 but token_expansion=False"),

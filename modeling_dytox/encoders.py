@@ -1,0 +1,192 @@
+"""
+Vision models of `transformers` as encoders: what any of them makes of images, as patch tokens.
+
+Shapes in this file: `B` images, `N` patches, `E` width of the encoder, `P` width of its last map, `D` hidden size.
+"""
+
+import inspect
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+
+
+class EncoderFeatures(NamedTuple):
+    """
+    What an encoder makes of images.
+
+    Args:
+        tokens (`torch.Tensor` of shape `(B, N, E)`): one vector a patch, row by row, without prefix tokens.
+        pooled (`torch.Tensor` of shape `(B, P)`): one vector an image: the first prefix token, else the mean of the
+            patches, of the last map.
+    """
+
+    tokens: torch.Tensor
+    pooled: torch.Tensor
+
+
+def make_encoder(config: Any) -> PreTrainedModel:
+    """The encoder that a config describes, with new weights."""
+    encoder: PreTrainedModel = AutoModel.from_config(config.encoder_config)
+    return encoder
+
+
+def run_encoder(encoder: PreTrainedModel, pixel_values: torch.Tensor, config: Any) -> EncoderFeatures:
+    """
+    Runs an encoder.
+
+    Args:
+        encoder (`nn.Module`): of [`make_encoder`].
+        pixel_values (`torch.Tensor` of shape `(B, num_channels, height, width)`): images.
+        config: has `num_prefix_tokens`, `encoder_output` and `image_height_width`.
+    """
+    options = _position_options(encoder, config)
+    if config.encoder_output is not None:
+        options["output_hidden_states"] = True
+    outputs = encoder(pixel_values.to(encoder.dtype), **options)
+    last = outputs.last_hidden_state
+    chosen = last if config.encoder_output is None else outputs.hidden_states[config.encoder_output]
+    return EncoderFeatures(_patch_tokens(chosen, config), _pooled(last, config))
+
+
+def _patch_tokens(hidden_state: torch.Tensor, config: Any) -> torch.Tensor:
+    """A map `(B, E, height, width)`, or tokens `(B, prefix + N, E)`, to patch tokens `(B, N, E)`."""
+    if hidden_state.ndim == 4:
+        return hidden_state.flatten(2).transpose(1, 2)
+    return hidden_state[:, config.num_prefix_tokens :]
+
+
+def _pooled(hidden_state: torch.Tensor, config: Any) -> torch.Tensor:
+    if hidden_state.ndim == 3 and config.num_prefix_tokens:
+        return hidden_state[:, 0]
+    return _patch_tokens(hidden_state, config).mean(dim=1)
+
+
+def _position_options(encoder: PreTrainedModel, config: Any) -> dict[str, bool]:
+    """Encoders with positions for one size interpolate them where they are told to."""
+    takes = "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters
+    own_size = getattr(config.encoder_config, "image_size", None)
+    sizes = (own_size, own_size) if isinstance(own_size, int) else tuple(own_size or ())
+    return {"interpolate_pos_encoding": True} if takes and sizes != config.image_height_width else {}
+
+
+def count_prefix_tokens(encoder: Any, last_hidden_state: torch.Tensor, image_size: tuple[int, int]) -> int:
+    """
+    Tokens in front of the patches: class, distillation and register tokens.
+
+    Args:
+        encoder: the model.
+        last_hidden_state (`torch.Tensor`): what it makes of an image of `image_size`.
+        image_size (`tuple[int, int]`): height and width, in pixels.
+
+    Raises:
+        `ValueError`: their number cannot be told.
+    """
+    if last_hidden_state.ndim == 4:
+        return 0
+    if (wrapped := getattr(encoder, "timm_model", None)) is not None:
+        return int(getattr(wrapped, "num_prefix_tokens", 0))
+    length = last_hidden_state.shape[1]
+    patch = getattr(encoder.config, "patch_size", None)
+    patch_size = (patch, patch) if isinstance(patch, int) else tuple(patch or ())
+    if len(patch_size) == 2:
+        num_patches = math.prod(side // patch_side for side, patch_side in zip(image_size, patch_size, strict=True))
+        if length >= num_patches:
+            return length - num_patches
+    # Encoders that merge patches: a square map, with at most a class token.
+    for prefix in (0, 1):
+        if math.isqrt(length - prefix) ** 2 == length - prefix:
+            return prefix
+    raise ValueError(f"gives {length} tokens for an image of {image_size} pixels, which are no square map")
+
+
+class TokenAdapter(nn.Module):
+    """Patch tokens of an encoder `(B, N, E)` as those of the decoder `(B, N, D)`."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        width = config.encoder_hidden_size
+        self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.projection = nn.Linear(width, config.hidden_size) if width != config.hidden_size else nn.Identity()
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        projected: torch.Tensor = self.projection(self.layernorm(tokens))
+        return projected
+
+
+def measure_encoder(encoder: PreTrainedModel, config: dict[str, Any]) -> dict[str, int]:
+    """
+    Measures on an encoder what no common field of configs says.
+
+    Args:
+        encoder (`PreTrainedModel`): with any weights.
+        config (`dict[str, Any]`): `image_size`, height and width, and `encoder_output` (`int`, *optional*).
+
+    Returns:
+        `dict[str, int]`: the fields `encoder_hidden_size`, `encoder_pooled_size` and `num_prefix_tokens` of a config.
+
+    Raises:
+        `ValueError`: the encoder gives no patch tokens for images of this size, or has no such output.
+    """
+    height, width = config["image_size"]
+    place = config.get("encoder_output")
+    was_training = encoder.training
+    encoder.eval()
+    options = {"output_hidden_states": True} if place is not None else {}
+    if "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters:
+        options["interpolate_pos_encoding"] = True
+    with torch.no_grad():
+        image = torch.zeros(1, 3, height, width, device=encoder.device, dtype=encoder.dtype)
+        outputs = encoder(image, **options)
+    encoder.train(was_training)
+    last = outputs.last_hidden_state
+    if last is None or last.ndim not in (3, 4):
+        raise ValueError("gives no map of patches")
+    chosen = last
+    if place is not None:
+        if outputs.hidden_states is None or not -len(outputs.hidden_states) <= place < len(outputs.hidden_states):
+            raise ValueError(f"has {len(outputs.hidden_states or ())} outputs, not one of number {place}")
+        chosen = outputs.hidden_states[place]
+    return {
+        "encoder_hidden_size": _width(chosen),
+        "encoder_pooled_size": _width(last),
+        "num_prefix_tokens": count_prefix_tokens(encoder, last, (height, width)),
+    }
+
+
+def _width(hidden_state: torch.Tensor) -> int:
+    return int(hidden_state.shape[1 if hidden_state.ndim == 4 else 2])
+
+
+def is_of_encoder(name: str) -> bool:
+    """Whether a weight of this name belongs to the encoder of a model, or of its base model."""
+    return f".{name}".find(".encoder.") >= 0
+
+
+def save_encoder_apart(folder: Path) -> None:
+    """
+    Puts the weights of a saved model into two shards, the first with those of the encoder alone.
+
+    Args:
+        folder (`Path`): of `save_pretrained`; left alone where the weights are in several shards already.
+    """
+    whole = folder / "model.safetensors"
+    if not whole.is_file():
+        return
+    tensors = load_file(whole)
+    shards = [
+        {name: tensor for name, tensor in tensors.items() if is_of_encoder(name) == first} for first in (True, False)
+    ]
+    files = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    for file, shard in zip(files, shards, strict=True):
+        save_file(shard, folder / file, metadata={"format": "pt"})
+    weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name in sorted(shard)}
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    whole.unlink()
