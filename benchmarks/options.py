@@ -11,6 +11,7 @@ from training.arguments import (
     Arguments,
     ContinuationArguments,
     DataArguments,
+    EncoderArguments,
     MemoryArguments,
     MethodArguments,
     ModelArguments,
@@ -89,6 +90,7 @@ class Options:
             DataArguments(dataset_name="digits", classes_per_step=[self.run.classes_per_step]),
             ContinuationArguments(),
             self.model,
+            EncoderArguments(),
             MethodArguments(DyTox.name),
             MemoryArguments(),
             OptimizationArguments(

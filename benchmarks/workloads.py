@@ -79,7 +79,7 @@ def make_inference(options: Options) -> Workload:
     device = torch.device(run.device)
     model = make_grown_model(options, run.num_steps, device, DTYPES[run.dtype]).eval()
     images = make_batch(options).images.to(device)
-    pixel_values = Normalizer(make_image_processor(options.model.image_size), device)(images)
+    pixel_values = Normalizer(make_image_processor(options.model.side), device)(images)
     forward = _implementation(options, model)
     if run.compile:
         (forward if run.mode == "eval" else forward.dytox).compile()
@@ -130,7 +130,7 @@ class Training:
         optimizer = make_optimizer(self.learner, self.learner.phase, arguments.optimization.weight_decay, peak)
         prepared, optimizer = self.accelerator.prepare(self.learner, optimizer)
         train_mode_except_frozen(prepared)
-        normalize = Normalizer(make_image_processor(options.model.image_size), device)
+        normalize = Normalizer(make_image_processor(options.model.side), device)
         self.batch = make_batch(options)
         self.trainer = EpochTrainer(
             self.accelerator, prepared, self.learner, optimizer, normalize, step.num_seen_classes
@@ -162,7 +162,7 @@ def make_learner(options: Options, step: Step, device: torch.device) -> tuple[Dy
 def make_context(options: Options, step: Step, model: DyToxForImageClassification) -> StepContext:
     """The step as the hooks of the method see it; its images are not asked for."""
     scenario = Scenario([step], step.train, step.train, LearnedClasses())
-    evaluator = Evaluator(Accelerator(), make_image_processor(options.model.image_size), options.run.batch_size, 0)
+    evaluator = Evaluator(Accelerator(), make_image_processor(options.model.side), options.run.batch_size, 0)
     return StepContext(step, model, None, scenario, evaluator, options.run.seed)
 
 
@@ -186,7 +186,7 @@ def make_step(options: Options, number: int) -> Step:
 
 def make_batch(options: Options) -> Batch:
     """Random pixels with labels of all classes."""
-    run, size = options.run, options.model.image_size
+    run, size = options.run, options.model.side
     generator = torch.Generator().manual_seed(derive_seed(run.seed, "images"))
     images = torch.randint(256, (run.batch_size, 3, size, size), dtype=torch.uint8, generator=generator)
     labels = torch.randint(run.num_steps * run.classes_per_step, (run.batch_size,), generator=generator)
@@ -201,7 +201,7 @@ def make_loading(options: Options) -> Workload:
     examples = make_examples(options, BATCHES_OF_A_PASS * run.batch_size)
     loader = TrainingLoader(
         examples,
-        make_train_transform(optimization, make_image_processor(options.model.image_size)),
+        make_train_transform(optimization, make_image_processor(options.model.side)),
         TrainingBatches(len(examples), BatchLayout(run.batch_size)),
         run.num_workers,
     )
@@ -217,7 +217,7 @@ def make_loading(options: Options) -> Workload:
 def make_examples(options: Options, number: int) -> Examples:
     """Images of smooth random colours, which compress as photographs do, with labels of all classes."""
     random = np.random.default_rng(derive_seed(options.run.seed, "images"))
-    rows = [{"bytes": _png(random, options.model.image_size), "path": None} for _ in range(number)]
+    rows = [{"bytes": _png(random, options.model.side), "path": None} for _ in range(number)]
     return Examples(
         Dataset.from_dict({"image": rows}, features=Features({"image": Image()})),
         random.integers(options.run.num_steps * options.run.classes_per_step, size=number),

@@ -23,6 +23,11 @@ class IncrementalModel(PreTrainedModel):
 
     num_labels: int
 
+    @property
+    def frozen_patterns(self) -> tuple[str, ...]:
+        """Patterns (`fnmatch`) of the names of parameters that never train: those of a frozen encoder."""
+        return ("*.encoder.*",) if self.config.freeze_encoder else ()
+
     def add_task(self, class_names: Sequence[str]) -> None:
         """
         Grows the model by one step. What earlier steps learned does not change, unless the architecture says so. An

@@ -101,11 +101,18 @@ class ContinuationArguments:
     )
 
 
+#: Of the paper's own encoder on CIFAR.
+DEFAULT_IMAGE_SIZE = 32
+
+
 @dataclass
 class ModelArguments:
     """Sizes of the model; the defaults are the CIFAR model of the paper."""
 
-    image_size: PositiveInt = option("Height and width of the images, in pixels; other sizes are resized.", 32)
+    image_size: PositiveInt | None = option(
+        "Height and width of the images, in pixels; other sizes are resized. By default that of the encoder, which is "
+        f"{DEFAULT_IMAGE_SIZE} for the paper's own."
+    )
     patch_size: PositiveInt = option("Height and width of a patch, in pixels.", 4)
     hidden_size: PositiveInt = option("Width of patch and task tokens.", 384)
     num_hidden_layers: PositiveInt = option("Number of self-attention blocks.", 5)
@@ -117,6 +124,39 @@ class ModelArguments:
         "Attention of the encoder: 'gated' (ConViT) or 'plain'.", "gated"
     )
     attn_implementation: Literal["sdpa", "eager"] = option("Attention backend: 'sdpa' or 'eager'.", "sdpa")
+
+    @property
+    def side(self) -> int:
+        """Height and width of the images, in pixels, where no encoder decides it."""
+        return self.image_size or DEFAULT_IMAGE_SIZE
+
+
+@dataclass
+class EncoderArguments:
+    """A vision model of transformers in place of the paper's encoder."""
+
+    encoder_name_or_path: str | None = option(
+        "Pretrained encoder: a repository on the Hub or a folder, such as google/vit-base-patch16-224-in21k. By "
+        "default the paper's own encoder is learned from scratch."
+    )
+    encoder_revision: str | None = option("Revision of that repository. By default 'main'; its commit is kept.")
+    encoder_type: str | None = option(
+        "Encoder to learn from scratch, by the model_type of its config, such as resnet."
+    )
+    encoder_options: str | None = option("Fields of the config of encoder_type, as JSON. By default its own defaults.")
+    encoder_output: int | None = option(
+        "Which hidden state of the encoder gives the patch tokens; negative numbers count from the last. By default "
+        "the last hidden state."
+    )
+    freeze_encoder: bool | None = option("Whether the encoder never trains. By default a pretrained one does not.")
+    center_crop: bool = option(
+        "Crop the centre of images where the processor of the encoder does; otherwise whole images are resized.", True
+    )
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the encoder is the paper's own."""
+        return self.encoder_name_or_path is None and self.encoder_type is None
 
 
 @dataclass
@@ -229,6 +269,7 @@ class Arguments:
     data: DataArguments
     continuation: ContinuationArguments
     model: ModelArguments
+    encoder: EncoderArguments
     method: MethodArguments
     memory: MemoryArguments
     optimization: OptimizationArguments
@@ -240,6 +281,8 @@ class Arguments:
         recipe: dict[str, Any] = {}
         if self.continuation.model_name_or_path is not None:
             recipe |= asdict(self.continuation)
+        if self.encoder != EncoderArguments():
+            recipe |= asdict(self.encoder)
         for group in (self.data, self.model, self.method, self.options, self.memory, self.optimization):
             recipe |= asdict(group)
         sizes = self.data.classes_per_step
@@ -260,6 +303,7 @@ GROUPS: tuple[Any, ...] = (
     DataArguments,
     ContinuationArguments,
     ModelArguments,
+    EncoderArguments,
     MethodArguments,
     MemoryArguments,
     OptimizationArguments,

@@ -37,6 +37,7 @@ from training.arguments import (
     check_bounds,
     option,
 )
+from training.data.augmentation import output_size
 from training.data.scenario import select_by_name
 from training.data.splits import load_test_split
 from training.loop.evaluation import Evaluation, Evaluator
@@ -125,8 +126,7 @@ def evaluate(arguments: EvaluationArguments, accelerator: Accelerator) -> None:
     """
     step = ModelSource(str(arguments.model), arguments.revision)
     model, processor = step.load()
-    size = processor.size["height"], processor.size["width"]
-    check_shared_memory(arguments.num_workers, arguments.batch_size, size)
+    check_shared_memory(arguments.num_workers, arguments.batch_size, output_size(processor))
     record = RecordedStep.read(step, model.config)
     images, names, notes = load_test_split(arguments.data, arguments.seed)
     limit = arguments.max_eval_samples_per_class

@@ -18,7 +18,14 @@ import yaml
 
 from hub.run.errors import InputError, last_message, one_line
 from hub.run.recipe import same_value
-from training.arguments import GROUPS, Arguments, ContinuationArguments, ModelArguments, check_bounds
+from training.arguments import (
+    GROUPS,
+    Arguments,
+    ContinuationArguments,
+    EncoderArguments,
+    ModelArguments,
+    check_bounds,
+)
 from training.data.steps_file import with_steps
 from training.methods import DEFAULT_METHOD, METHODS, Method, method_named
 from training.option_parser import OptionParser, under_heading
@@ -92,6 +99,8 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> Arguments:
         arguments.data = with_steps(arguments.data)
     if arguments.continuation.model_name_or_path is None and arguments.data.classes_per_step is None:
         arguments.data.classes_per_step = [DEFAULT_CLASSES_PER_STEP]
+    if arguments.continuation.model_name_or_path is None and arguments.encoder.is_own:
+        arguments.model.image_size = arguments.model.side
     arguments.output.output_dir = str(Path(arguments.output.output_dir).expanduser())
     check_arguments(arguments)
     return arguments
@@ -288,6 +297,7 @@ def check_arguments(arguments: Arguments) -> None:
     for group in vars(arguments).values():
         check_bounds(group)
     _check_sizes(arguments.model)
+    _check_encoder(arguments.encoder, arguments.continuation)
     _check_tracker(arguments.output.report_to)
     _check_continuation(arguments.continuation)
     if arguments.output.push_to_hub and not arguments.output.hub_model_id:
@@ -299,7 +309,7 @@ def check_arguments(arguments: Arguments) -> None:
 
 
 def _check_sizes(model: ModelArguments) -> None:
-    if model.image_size % model.patch_size:
+    if model.image_size is not None and model.image_size % model.patch_size:
         raise InputError(
             f"--image_size {model.image_size} is not a multiple of --patch_size {model.patch_size}: change one."
         )
@@ -308,6 +318,34 @@ def _check_sizes(model: ModelArguments) -> None:
             f"--hidden_size {model.hidden_size} is not a multiple of --num_attention_heads "
             f"{model.num_attention_heads}: change one."
         )
+
+
+def _check_encoder(encoder: EncoderArguments, continuation: ContinuationArguments) -> None:
+    name, kind = encoder.encoder_name_or_path, encoder.encoder_type
+    if name is not None and kind is not None:
+        raise InputError(
+            f"--encoder_name_or_path {name} is pretrained and --encoder_type {kind} is learned from scratch: give one."
+        )
+    if not encoder.is_own and continuation.model_name_or_path is not None:
+        raise InputError(
+            f"--model_name_or_path {continuation.model_name_or_path} has an encoder already: leave "
+            f"{'--encoder_name_or_path' if name else '--encoder_type'} out."
+        )
+    if kind is not None and encoder.freeze_encoder:
+        raise InputError(f"--freeze_encoder with --encoder_type {kind} would keep random weights: leave it out.")
+    needs = {
+        "encoder_revision": name,
+        "encoder_options": kind,
+        "encoder_output": name or kind,
+        "freeze_encoder": name or kind or continuation.model_name_or_path,
+    }
+    for option, owner in needs.items():
+        value = getattr(encoder, option)
+        if value is not None and owner is None:
+            raise InputError(
+                f"--{option} {value} needs {'--encoder_type' if option == 'encoder_options' else 'an encoder'}: add "
+                f"{'it' if option == 'encoder_options' else '--encoder_name_or_path'}, or leave it out."
+            )
 
 
 def _check_tracker(name: str) -> None:

@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from hub.run.atomic import write_aside
 from hub.run.errors import InputError, one_line
+from modeling_dytox.encoders import is_of_encoder
 from training.loop.disk import disk_errors_named
 
 
@@ -148,11 +149,21 @@ class Checkpoints:
 
 
 def tensors_of(learner: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """All tensors that training changes: those of the learner by name, those of the optimizer by parameter."""
-    tensors = {f"learner.{name}": tensor for name, tensor in learner.state_dict().items()}
+    """
+    All tensors that training changes: those of the learner by name, without a frozen encoder, and those of the
+    optimizer by parameter.
+    """
+    tensors = {
+        f"learner.{name}": tensor for name, tensor in learner.state_dict().items() if not _never_changes(name, learner)
+    }
     for parameter, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{parameter}.{name}": torch.as_tensor(value) for name, value in state.items()}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _never_changes(name: str, learner: nn.Module) -> bool:
+    model = getattr(learner, "model", None)
+    return model is not None and model.config.freeze_encoder and is_of_encoder(name)
 
 
 def method_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -177,7 +188,8 @@ def load_tensors(tensors: Mapping[str, Tensor], learner: nn.Module, optimizer: t
         elif owner == "optimizer":
             parameter, _, name = name.partition(".")
             optimizer_state.setdefault(int(parameter), {})[name] = tensor
-    learner.load_state_dict(learner_state)
+    kept = {name: tensor for name, tensor in learner.state_dict().items() if _never_changes(name, learner)}
+    learner.load_state_dict(kept | learner_state)
     optimizer.load_state_dict({"state": optimizer_state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -118,14 +118,14 @@ class PhaseTrainer:
         progress.close()
         # The accelerator would otherwise keep the learner and its optimizer for the rest of the run.
         self.accelerator.free_memory()
-        model.requires_grad_(True)
+        freeze(model, model.frozen_patterns)
 
     def _make_learner(
         self, model: IncrementalModel, step: Step, phase: Phase, seed: tuple[int | str, ...]
     ) -> tuple[LossModule, torch.optim.Optimizer]:
         """What trains in the phase, and its optimizer; auxiliary modules are drawn by the seed of the phase."""
         seed_everything(*seed)
-        freeze(model, phase.frozen)
+        freeze(model, (*phase.frozen, *model.frozen_patterns))
         learner = LossModule(self.method, model, step, phase)
         if self.compiles:
             # The model has grown: drop its old graphs before dynamo reaches its recompile limit.

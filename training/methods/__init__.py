@@ -1,5 +1,9 @@
 """Class-incremental methods, chosen by name with `--method`; importing them imports no torch."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from hub.run.errors import InputError
 from training.arguments import Arguments
 from training.methods.base import Method, Phase, PhaseData
@@ -10,6 +14,10 @@ from training.methods.icarl import ICaRL
 from training.methods.joint import Joint
 from training.methods.replay import Replay
 from training.methods.wa import WeightAligning
+
+
+if TYPE_CHECKING:
+    from training.run.encoder import Encoder
 
 
 METHODS: dict[str, type[Method]] = {
@@ -30,14 +38,18 @@ def method_named(name: str) -> type[Method]:
     return METHODS[name]
 
 
-def make_method(arguments: Arguments) -> Method:
+def make_method(arguments: Arguments, encoder: Encoder | None = None) -> Method:
     """
     The method that the options name, with its options.
+
+    Args:
+        arguments (`Arguments`): the options.
+        encoder (`Encoder`, *optional*): of new models, in place of the paper's own.
 
     Raises:
         InputError: there is no such method.
     """
-    return method_named(arguments.method.method or DEFAULT_METHOD)(arguments.options, arguments)
+    return method_named(arguments.method.method or DEFAULT_METHOD)(arguments.options, arguments, encoder)
 
 
 __all__ = ["DEFAULT_METHOD", "METHODS", "Method", "Phase", "PhaseData", "make_method", "method_named"]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from training.data.scenario import Step
     from training.loop.context import StepContext
     from training.loop.learner import LossModule
+    from training.run.encoder import Encoder
 
 
 #: Which images: of the `new` classes, of the `memory`, of both, of both with the same number of each class
@@ -103,6 +104,7 @@ class Method:
     Args:
         options: an instance of `Options`.
         arguments (`Arguments`): the options that all methods share.
+        encoder (`Encoder`, *optional*): of new models, in place of the paper's own.
     """
 
     #: What `--method` takes.
@@ -121,9 +123,10 @@ class Method:
     #: Whether the model has to be told the step of an image at test time.
     needs_task_id: ClassVar[bool] = False
 
-    def __init__(self, options: Any, arguments: Arguments) -> None:
+    def __init__(self, options: Any, arguments: Arguments, encoder: Encoder | None = None) -> None:
         self.options = options
         self.arguments = arguments
+        self.encoder = encoder
 
     def describe(self) -> MethodCard:
         """What cards say of the method with its options."""
@@ -133,7 +136,7 @@ class Method:
         """A new model that knows the classes of the first step."""
         from training.methods.building import build_model
 
-        return build_model(self.architecture, self.arguments.model, step, self.model_fields())
+        return build_model(self.architecture, self.arguments.model, step, self.model_fields(), self.encoder)
 
     def model_fields(self) -> dict[str, Any]:
         """Fields of the config of a new model beside sizes and classes."""

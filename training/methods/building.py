@@ -1,8 +1,10 @@
 """New models of any architecture, from the options of a run."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoModelForImageClassification
 
@@ -12,7 +14,13 @@ from training.arguments import ModelArguments
 from training.data.scenario import Step
 
 
-def build_model(architecture: str, sizes: ModelArguments, step: Step, fields: Mapping[str, Any]) -> IncrementalModel:
+if TYPE_CHECKING:
+    from training.run.encoder import Encoder
+
+
+def build_model(
+    architecture: str, sizes: ModelArguments, step: Step, fields: Mapping[str, Any], encoder: Encoder | None = None
+) -> IncrementalModel:
     """
     A new model that knows the classes of the first step.
 
@@ -21,13 +29,15 @@ def build_model(architecture: str, sizes: ModelArguments, step: Step, fields: Ma
         sizes (`ModelArguments`): its sizes.
         step (`Step`): the first.
         fields (`Mapping[str, Any]`): further fields of the config.
+        encoder (`Encoder`, *optional*): in place of the paper's own.
     """
     options = asdict(sizes)
+    options["image_size"] = sizes.side
     attn_implementation = options.pop("attn_implementation")
     options["intermediate_size"] = sizes.intermediate_size or 4 * sizes.hidden_size
     config = AutoConfig.for_model(
         architecture,
-        **options,
+        **options | ({} if encoder is None else encoder.fields),
         class_ranges=[list(step.class_range)],
         id2label=dict(enumerate(step.class_names)),
         label2id={name: label for label, name in enumerate(step.class_names)},
@@ -35,4 +45,6 @@ def build_model(architecture: str, sizes: ModelArguments, step: Step, fields: Ma
     )
     model: IncrementalModel = AutoModelForImageClassification.from_config(config)
     model.set_attn_implementation(attn_implementation)
+    if encoder is not None:
+        encoder.copy_into(model)
     return model

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from training.loop.learner import LossModule
 
 
-ENCODER = ("dytox.embeddings.*", "dytox.layers.*")
+ENCODER = ("dytox.embeddings.*", "dytox.layers.*", "dytox.encoder.*", "dytox.adapter.*")
 DIVERGENCE = "divergence_classifier"
 CITATION = r"""
 @inproceedings{douillard2022dytox,

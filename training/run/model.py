@@ -125,7 +125,10 @@ def check_code_files(folder: Path) -> None:
 
 
 def rebuild_model(
-    config: Mapping[str, Any], tensors: Mapping[str, Tensor], attn_implementation: str
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    attn_implementation: str,
+    frozen_encoder: Mapping[str, Tensor] | None = None,
 ) -> IncrementalModel:
     """
     A model from the config and the tensors that a saved state holds: its shape may be one that growth never makes.
@@ -134,6 +137,7 @@ def rebuild_model(
         config (`Mapping[str, Any]`): as `to_dict` of the config gives it.
         tensors (`Mapping[str, Tensor]`): all weights, by name.
         attn_implementation (`str`): attention backend.
+        frozen_encoder (`Mapping[str, Tensor]`, *optional*): weights of a frozen encoder, which states lack.
 
     Raises:
         WeightsError: the tensors are not those of the config.
@@ -143,7 +147,7 @@ def rebuild_model(
     config_class: Any = kind.config_class
     model = kind(config_class.from_dict(dict(config)))
     try:
-        model.load_state_dict(dict(tensors))
+        model.load_state_dict({**(frozen_encoder or {}), **tensors})
     except RuntimeError as error:
         raise WeightsError("its weights are not those of its config") from error
     model.set_attn_implementation(attn_implementation)

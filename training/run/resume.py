@@ -168,7 +168,9 @@ def _use(setup: Setup, step: Step, state: TrainingState, memory: RehearsalMemory
     if state.position.phase >= len(phases):
         raise ValueError(f"the step has {len(phases)} phases")
     phase = phases[state.position.phase]
-    model = rebuild_model(state.config, state.model_tensors, setup.arguments.model.attn_implementation)
+    model = rebuild_model(
+        state.config, state.model_tensors, setup.arguments.model.attn_implementation, setup.frozen_encoder
+    )
     if model.config.class_names != setup.scenario.class_names[: step.num_seen_classes]:
         raise ValueError("its classes are not those of the step")
     if memory is not None and phase.after_memory_update:

@@ -11,8 +11,10 @@ from transformers import ViTImageProcessor
 
 from hub.run.text import printable
 from modeling_dytox import IncrementalModel
+from modeling_dytox.encoders import is_of_encoder
 from modeling_dytox.image_processing import make_image_processor
 from training.arguments import Arguments
+from training.data.augmentation import output_size
 from training.data.memory import RehearsalMemory, make_memory
 from training.data.scenario import LearnedClasses, Scenario, Step, make_scenario
 from training.data.splits import load_splits
@@ -25,6 +27,7 @@ from training.loop.processes import check_agreement, on_main_process
 from training.methods import Method, make_method
 from training.run.checks import check_disk, check_images, check_precision, check_shared, check_shared_memory
 from training.run.continuation import Continuation, load_continuation
+from training.run.encoder import Encoder, load_encoder
 from training.run.published_memory import load_published_memory
 from training.run.recipe import recipe_of, without_local_paths
 from training.run.run_folder import RunFolder
@@ -77,6 +80,17 @@ class Setup:
         return StepContext(step, model, self.memory, self.scenario, self.evaluator, self.seed)
 
     @property
+    def frozen_encoder(self) -> dict[str, torch.Tensor]:
+        """The weights of the frozen encoder, by their names in the model; none where no encoder is frozen."""
+        if self.continuation is not None:
+            tensors = self.continuation.model.state_dict() if self.continuation.model.config.freeze_encoder else {}
+            return {name: tensor for name, tensor in tensors.items() if is_of_encoder(name)}
+        encoder = self.method.encoder
+        if encoder is None or encoder.pretrained is None or not encoder.fields["freeze_encoder"]:
+            return {}
+        return {f"dytox.encoder.{name}": tensor for name, tensor in encoder.pretrained.state_dict().items()}
+
+    @property
     def num_known_steps(self) -> int:
         """Steps of the published model that the run continues; 0 for a new model."""
         return self.scenario.known.num_steps
@@ -98,14 +112,15 @@ def set_up(arguments: Arguments, accelerator: Accelerator) -> Setup:
     continuation = load_continuation(arguments)
     if continuation is not None:
         arguments = continuation.options_in(arguments)
-    method = make_method(arguments)
+    arguments, encoder = load_encoder(arguments)
+    method = make_method(arguments, encoder)
     known = continuation.known if continuation else LearnedClasses()
     scenario = make_scenario(load_splits(arguments.data, arguments.optimization.seed), arguments.data, known)
-    _check_workers(arguments)
     check_precision(accelerator, [phase for step in scenario.steps for phase in method.phases(step)])
     recipe = recipe_of(arguments, accelerator.num_processes, accelerator.mixed_precision)
     folder = RunFolder(Path(arguments.output.output_dir), recipe, known.num_steps)
-    processor = continuation.processor if continuation else make_image_processor(arguments.model.image_size)
+    processor = _processor(arguments, continuation, encoder)
+    _check_workers(arguments, processor)
     log, checkpoints = RunLog(accelerator, folder.path), Checkpoints(folder.checkpoints)
     optimization = arguments.optimization
     return Setup(
@@ -149,10 +164,18 @@ def prepare(setup: Setup, check_hub: Callable[[], object]) -> None:
     setup.accelerator.init_trackers("dytox", config=config)
 
 
-def _check_workers(arguments: Arguments) -> None:
+def _processor(arguments: Arguments, continuation: Continuation | None, encoder: Encoder | None) -> ViTImageProcessor:
+    if continuation is not None:
+        return continuation.processor
+    if encoder is not None:
+        return encoder.processor
+    return make_image_processor(arguments.model.side)
+
+
+def _check_workers(arguments: Arguments, processor: ViTImageProcessor) -> None:
     options = arguments.optimization
     batch_size = max(options.per_device_train_batch_size, options.per_device_eval_batch_size)
-    check_shared_memory(options.num_workers, batch_size, [arguments.model.image_size] * 2)
+    check_shared_memory(options.num_workers, batch_size, output_size(processor))
 
 
 def describe(setup: Setup) -> list[str]:
