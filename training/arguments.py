@@ -128,7 +128,7 @@ class ModelArguments:
     @property
     def side(self) -> int:
         """Height and width of the images, in pixels, where no encoder decides it."""
-        return self.image_size or DEFAULT_IMAGE_SIZE
+        return DEFAULT_IMAGE_SIZE if self.image_size is None else self.image_size
 
 
 @dataclass
@@ -141,12 +141,12 @@ class EncoderArguments:
     )
     encoder_revision: str | None = option("Revision of that repository. By default 'main'; its commit is kept.")
     encoder_type: str | None = option(
-        "Encoder to learn from scratch, by the model_type of its config, such as resnet."
+        "Encoder to learn from scratch: the model_type of its config, such as resnet, or resnet18. By default the "
+        "paper's own."
     )
     encoder_options: str | None = option("Fields of the config of encoder_type, as JSON. By default its own defaults.")
-    encoder_output: int | None = option(
-        "Which hidden state of the encoder gives the patch tokens; negative numbers count from the last. By default "
-        "the last hidden state."
+    encoder_output: NonNegativeInt | None = option(
+        "Which of the hidden states of the encoder gives the patch tokens, from 0. By default its last."
     )
     freeze_encoder: bool | None = option("Whether the encoder never trains. By default a pretrained one does not.")
     center_crop: bool = option(

@@ -66,7 +66,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(writ
 
 def test_without_a_file_the_defaults_hold(write_recipe: Write) -> None:
     arguments = parse_arguments(DATA)
-    decided = {"dataset_name": "digits", "classes_per_step": [10], "method": "dytox"}
+    decided = {"dataset_name": "digits", "classes_per_step": [10], "method": "dytox", "image_size": 32}
     for name, option in FIELDS.items():
         assert value_of(arguments, name) == decided.get(name, option.default)
     assert parse_arguments(["--config", write_recipe("# nothing\n"), *DATA]) == arguments
@@ -262,7 +262,8 @@ BOUNDS = {
     "intermediate_size num_epochs per_device_train_batch_size gradient_accumulation_steps per_device_eval_batch_size "
     "repeated_augmentation",
     0: "finetuning_epochs finetuning_learning_rate memory_size divergence_weight mixup_alpha sam_rho learning_rate "
-    "learning_rate_batch_size warmup_epochs warmup_learning_rate min_learning_rate weight_decay num_workers seed",
+    "learning_rate_batch_size warmup_epochs warmup_learning_rate min_learning_rate weight_decay num_workers seed "
+    "encoder_output",
 }
 
 

@@ -162,8 +162,8 @@ def tensors_of(learner: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str
 
 
 def _never_changes(name: str, learner: nn.Module) -> bool:
-    model = getattr(learner, "model", None)
-    return model is not None and model.config.freeze_encoder and is_of_encoder(name)
+    config = getattr(getattr(learner, "model", None), "config", None)
+    return getattr(config, "freeze_encoder", False) and is_of_encoder(name)
 
 
 def method_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -96,7 +96,7 @@ def load_encoder(arguments: Arguments) -> tuple[Arguments, Encoder | None]:
     frozen = options.freeze_encoder if options.freeze_encoder is not None else pretrained is not None
     if frozen and method_named(arguments.method.method or DEFAULT_METHOD).architecture == "branched":
         raise InputError(
-            f"--method {arguments.method.method} makes a copy of the encoder for each step, and frozen ones would learn "
+            f"--method {arguments.method.method} copies the encoder for each step, and frozen copies would learn "
             "nothing: add --freeze_encoder false, or choose another method."
         )
     options = replace(options, freeze_encoder=frozen)

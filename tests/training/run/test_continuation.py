@@ -137,7 +137,7 @@ def test_another_method_overrides_it_and_the_log_says_so(
 ) -> None:
     (line,) = [line for line in (source / "step3" / "README.md").read_text().splitlines() if "--model_rev" in line]
     card = shlex.split(line)
-    assert card[:3] == ["accelerate", "launch", "training/incremental.py"]
+    assert card[:4] == ["accelerate", "launch", "-q", "training/incremental.py"]
     assert "--method" not in card, "the card leaves it to the model"
 
     # A method that this version does not have.
