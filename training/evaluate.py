@@ -4,13 +4,14 @@ Measures a published step again, and compares with what its results.json recorde
     python -m training.evaluate --model org/name --revision step5 --dataset_name digits
     accelerate launch -q -m training.evaluate --model outputs/digits/step5 --dataset_name digits
 
-Only the test images of the classes that the model knows are used; classes are matched by name. A step of a continued
-run that was measured without images of earlier steps can be measured the same way again.
+Only the test images of the classes that the model knows are used; classes are matched by name. Where some of the
+classes have no images, the accuracy is on the others alone, with all classes competing.
 """
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -23,11 +24,11 @@ if not __package__:
 
 from accelerate import Accelerator
 from datasets import disable_progress_bars
-from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from hub.run.atomic import write_aside
-from hub.run.errors import InputError, last_message
+from hub.run.errors import InputError, first_line, last_message
+from hub.run.text import shorten
 from training.arguments import (
     DataArguments,
     NonNegativeInt,
@@ -38,14 +39,16 @@ from training.arguments import (
     option,
 )
 from training.data.augmentation import output_size
+from training.data.examples import Examples
 from training.data.scenario import select_by_name
 from training.data.splits import load_test_split
-from training.loop.evaluation import Evaluation, Evaluator
+from training.loop.evaluation import Evaluation, Evaluator, Predictions
 from training.loop.malloc import keep_freed_pages
 from training.option_parser import OptionParser
 from training.run.checks import check_shared_memory
-from training.run.comparison import RecordedStep, agreement, compare, conclusion, to_table
+from training.run.comparison import ComparedMetric, RecordedStep, agreement, compare, conclusion, to_table
 from training.run.model_source import ModelSource
+from training.run.predictions import FORMATS, file_names, prediction_table, write_table
 
 
 DESCRIPTION = "Measures a published step again on the test images of its classes, and compares with its results.json."
@@ -76,6 +79,11 @@ class EvaluationArguments:
     num_workers: NonNegativeInt = option("Processes that load images, for each process; 0 loads in the process.", 2)
     task_aware_eval: bool = same_option("task_aware_eval", OutputArguments)
     output_file: str | None = option("JSON file to write the numbers to. By default they are only shown.")
+    predictions_file: str | None = option(
+        "Parquet or CSV file (.parquet, .csv) to write the predictions to, a row for each test image. Columns: "
+        "'file', the name of the image where the data set has one, else its row in the split; 'true' and 'predicted', "
+        "names of classes; 'score_NAME' for each class, as the image-classification pipeline shows it."
+    )
 
     @property
     def data(self) -> DataArguments:
@@ -98,22 +106,32 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> EvaluationArgu
     if not arguments.dataset_name:
         raise InputError("--dataset_name is missing: give a Hub id, a folder or 'digits'.")
     check_bounds(arguments)
-    if arguments.output_file:
-        check_output_file(Path(arguments.output_file))
+    check_files(arguments)
     return arguments
 
 
-def check_output_file(path: Path) -> None:
+def check_files(arguments: EvaluationArguments) -> None:
     """
-    Checks that the file can be written, before anything is measured.
+    Checks that the files to write can be written, before anything is measured.
 
     Raises:
-        InputError: its folder does not exist, or it is a folder itself.
+        InputError: the folder of one does not exist, or it is a folder itself; the predictions are to be written in
+            another format than those there are, or into the file of the numbers.
     """
-    path = path.expanduser().absolute()
-    if path.is_dir() or not path.parent.is_dir():
+    files = {"output_file": arguments.output_file, "predictions_file": arguments.predictions_file}
+    paths = {name: Path(file).expanduser().absolute() for name, file in files.items() if file}
+    for name, path in paths.items():
+        if path.is_dir() or not path.parent.is_dir():
+            raise InputError(
+                f"--{name} {path} is not a file in an existing folder: make the folder, or choose another."
+            )
+    if "predictions_file" in paths and paths["predictions_file"].suffix.lower() not in FORMATS:
         raise InputError(
-            f"--output_file {path} is not a file in an existing folder: make the folder, or choose another."
+            f"--predictions_file {arguments.predictions_file} must end in {' or '.join(FORMATS)}: name another file."
+        )
+    if len(set(paths.values())) < len(paths):
+        raise InputError(
+            f"--predictions_file {arguments.predictions_file} is the --output_file as well: name another file."
         )
 
 
@@ -122,7 +140,7 @@ def evaluate(arguments: EvaluationArguments, accelerator: Accelerator) -> None:
     Measures a published step on all processes; the main one reports.
 
     Raises:
-        InputError: the model or the images cannot be used, or the output file cannot be written.
+        InputError: the model or the images cannot be used, or a file cannot be written.
     """
     step = ModelSource(str(arguments.model), arguments.revision)
     model, processor = step.load()
@@ -130,26 +148,40 @@ def evaluate(arguments: EvaluationArguments, accelerator: Accelerator) -> None:
     record = RecordedStep.read(step, model.config)
     images, names, notes = load_test_split(arguments.data, arguments.seed)
     limit = arguments.max_eval_samples_per_class
-    test = select_by_name(images, names, model.config.class_names, limit, may_lack=record.classes_without_images)
+    test = select_by_name(images, names, model.config.class_names, limit)
     evaluator = Evaluator(accelerator, processor, arguments.batch_size, arguments.num_workers)
-    measured = evaluator.evaluate(model.to(accelerator.device), test, arguments.task_aware_eval)
+    predictions = evaluator.predict(model.to(accelerator.device), test)
+    measured = predictions.evaluation(arguments.task_aware_eval)
     if accelerator.is_main_process:
-        subject = f"{step}: {describe(model.config, measured)}, {len(test)} test images of {arguments.dataset_name}"
+        known = f"{model.config.num_labels} classes in {len(model.config.step_class_ranges)} step(s)"
+        subject = f"{step}: {known}, {len(test)} test images of {arguments.dataset_name}"
         recorded = record.comparable_with(measured, model.config.step_class_ranges)
         metrics = compare(measured, recorded)
-        last_line = f"Nothing to compare with: {record.problem}" if record.problem else conclusion(metrics)
-        sys.stdout.writelines(f"{line}\n" for line in notes)
-        sys.stdout.write(f"{subject}\n{to_table(metrics)}\n{last_line}\n")
+        lines = [*notes, subject, *describe_gaps(model.config.class_names, measured.measured_labels)]
+        lines += [to_table(metrics), last_line(record, metrics)]
+        sys.stdout.writelines(f"{line}\n" for line in lines)
         if arguments.output_file:
             write_numbers(arguments, measured, recorded, agreement(metrics), len(test))
+        if arguments.predictions_file:
+            write_predictions(arguments, predictions, test)
 
 
-def describe(config: PreTrainedConfig, measured: Evaluation) -> str:
-    """What the model knows, and the steps of which there was no image."""
-    num_steps = len(config.step_class_ranges)
-    lacking = [str(step) for step, value in enumerate(measured.accuracy_per_step, start=1) if value is None]
-    known = f"{config.num_labels} classes in {num_steps} step(s)"
-    return f"{known}, no image of those of step(s) {', '.join(lacking)}" if lacking else known
+def describe_gaps(class_names: Sequence[str], measured_labels: Sequence[int] | None) -> list[str]:
+    """A line on the classes without test images; none where all have some."""
+    if measured_labels is None:
+        return []
+    count, measured = len(class_names), set(measured_labels)
+    lacking = shorten((name for label, name in enumerate(class_names) if label not in measured), 80)
+    return [f"Test images of {len(measured)} of {count} classes, predicted among all {count}; none of {lacking}"]
+
+
+def last_line(record: RecordedStep, metrics: Sequence[ComparedMetric]) -> str:
+    """Whether the recorded numbers were found again, or why there are none."""
+    if record.problem:
+        return f"Nothing to compare with: {record.problem}"
+    if agreement(metrics) is None:
+        return "Nothing to compare with: the recorded numbers are over other classes."
+    return conclusion(metrics)
 
 
 def write_numbers(
@@ -183,10 +215,41 @@ def write_numbers(
         "agrees": agrees,
     }
     path = Path(str(arguments.output_file)).expanduser()
-    try:
+    with writing_errors_named("output_file", path):
         write_aside(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_predictions(arguments: EvaluationArguments, predictions: Predictions, test: Examples) -> None:
+    """
+    Writes what the model says of each image to the predictions file, which is replaced as a whole.
+
+    Args:
+        arguments (`EvaluationArguments`): the options.
+        predictions (`Predictions`): what the model says.
+        test (`Examples`): the images.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    path = Path(str(arguments.predictions_file)).expanduser()
+    table = prediction_table(predictions, file_names(test, str(arguments.dataset_name)))
+    with writing_errors_named("predictions_file", path):
+        write_table(table, path)
+
+
+@contextmanager
+def writing_errors_named(name: str, path: Path) -> Iterator[None]:
+    """
+    Turns errors of the disk in the block into one line.
+
+    Raises:
+        InputError: the file that the option `name` gives cannot be written.
+    """
+    try:
+        yield
     except OSError as error:
-        raise InputError(f"--output_file {path} cannot be written ({error.strerror}): choose another.") from error
+        reason = error.strerror or first_line(error)
+        raise InputError(f"--{name} {path} cannot be written ({reason}): choose another.") from error
 
 
 def main() -> None:

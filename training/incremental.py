@@ -31,6 +31,7 @@ from hub.cards.model_card import add_card_and_figures
 from hub.publishing.background import BackgroundPublisher, is_publishing
 from hub.publishing.client_errors import quiet_client
 from hub.publishing.destination import Destination
+from hub.run.confusion import Confusion
 from hub.run.errors import UserError, last_message
 from hub.run.results import RunResults, StepResults
 from modeling_dytox import IncrementalModel
@@ -112,9 +113,10 @@ def learn(setup: Setup, progress: Progress, publisher: BackgroundPublisher) -> N
             update_memory(setup, context)
         method.after_step(context)
 
-        results = add_step(results, evaluate(setup, context, stopwatch))
+        measured, confusion = evaluate(setup, context, stopwatch)
+        results = add_step(results, measured)
         setup.log.write(asdict(results.last))
-        save(setup, model, step, results)
+        save(setup, model, step, results, confusion)
         setup.accelerator.print(f"\n{table(results)}\n")
         publisher.submit(step.number)
     # A run that was killed right after its last step was finished still holds the states of this step.
@@ -158,13 +160,14 @@ def update_memory(setup: Setup, context: StepContext) -> None:
     setup.method.after_memory(context)
 
 
-def evaluate(setup: Setup, context: StepContext, stopwatch: Stopwatch) -> StepResults:
+def evaluate(setup: Setup, context: StepContext, stopwatch: Stopwatch) -> tuple[StepResults, Confusion]:
     """Measures the model on the test images of all classes seen."""
     train_seconds = stopwatch.seconds
     step, model, memory = context.step, context.model, context.memory
     test = setup.scenario.seen_test(step)
-    evaluation = setup.evaluator.evaluate(model, test, task_aware=setup.arguments.output.task_aware_eval)
-    return evaluation.step_results(
+    predictions = setup.evaluator.predict(model, test)
+    evaluation = predictions.evaluation(task_aware=setup.arguments.output.task_aware_eval)
+    measured = evaluation.step_results(
         model.config.class_names,
         step=step.number,
         classes=tuple(step.class_names),
@@ -173,9 +176,10 @@ def evaluate(setup: Setup, context: StepContext, stopwatch: Stopwatch) -> StepRe
         memory_size=0 if memory is None else len(memory),
         train_seconds=train_seconds,
     )
+    return measured, predictions.confusion()
 
 
-def save(setup: Setup, model: IncrementalModel, step: Step, results: RunResults) -> None:
+def save(setup: Setup, model: IncrementalModel, step: Step, results: RunResults, confusion: Confusion) -> None:
     """Writes the step folder, which marks the step finished, and deletes its checkpoints."""
     output = setup.arguments.output
     if output.license is not None:
@@ -189,6 +193,7 @@ def save(setup: Setup, model: IncrementalModel, step: Step, results: RunResults)
             setup.processor,
             results,
             finish=lambda folder: add_card_and_figures(folder, hub_model_id),
+            confusion=confusion,
         )
         setup.checkpoints.clear()
 

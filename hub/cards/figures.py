@@ -1,4 +1,4 @@
-"""The figures of a card: accuracy per step, the accuracy matrix, and the reliability diagram."""
+"""The figures of a card: accuracy per step, the accuracy matrix, the reliability diagram and the confusion matrix."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -9,14 +9,16 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 
 from hub.run.atomic import replaced
+from hub.run.confusion import Confusion
 from hub.run.results import NUM_CALIBRATION_BINS, Ancestor, RunResults
 from hub.run.seed_results import OtherRun
-from hub.run.step_folder import CALIBRATION_FIGURE, FIGURES
+from hub.run.step_folder import CALIBRATION_FIGURE, CONFUSION_FIGURE, FIGURES
 from hub.run.text import printable, without_local_path
 
 
@@ -43,11 +45,19 @@ _STYLE = {
 _ANNOTATED_STEPS = 10
 _MAX_SUBJECT = 48
 _MAX_ANCESTOR = 34
+_MAX_CLASS = 24
+# With more classes, the cells of the confusion matrix have no numbers, and not every class its name.
+_ANNOTATED_CLASSES = 30
 # Height of a line of text, in units of the accuracy axis.
 _LABEL_GAP = 0.065
 
 
-def draw_figures(results: RunResults, folder: str | Path, other_runs: Sequence[OtherRun] = ()) -> list[Path]:
+def draw_figures(
+    results: RunResults,
+    folder: str | Path,
+    other_runs: Sequence[OtherRun] = (),
+    confusion: Confusion | None = None,
+) -> list[Path]:
     """
     Draws the figures of a card. The same results give the same bytes, independent of the user's matplotlib style.
 
@@ -55,14 +65,17 @@ def draw_figures(results: RunResults, folder: str | Path, other_runs: Sequence[O
         results (`RunResults`): of the run up to the step.
         folder (`str` or `Path`): the step folder; its `figures/` is made when missing.
         other_runs (`Sequence[OtherRun]`, *optional*): of the same recipe with other seeds, up to the same step.
+        confusion (`Confusion`, *optional*): after the step, if it is to be drawn.
 
     Returns:
-        `list[Path]`: `accuracy_per_step.png`, `accuracy_matrix.png` and, where the bins of the calibration error were
-        recorded, `calibration.png`.
+        `list[Path]`: `accuracy_per_step.png` and `accuracy_matrix.png`; where the bins of the calibration error were
+        recorded, `calibration.png`; with a confusion, `confusion_matrix.png`.
     """
     figures = dict(zip(FIGURES, (accuracy_per_step(results, other_runs), accuracy_matrix(results)), strict=True))
     if results.last.calibration:
         figures[CALIBRATION_FIGURE] = calibration(results)
+    if confusion is not None:
+        figures[CONFUSION_FIGURE] = confusion_matrix(results, confusion)
     for name, figure in figures.items():
         path = Path(folder) / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -324,6 +337,77 @@ def calibration(run: RunResults) -> Figure:
     strip.xaxis.set_major_locator(MultipleLocator(0.2))
     strip.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
+
+
+@_style()
+def confusion_matrix(run: RunResults, confusion: Confusion) -> Figure:
+    """
+    As what the test images of each class (row) were predicted (column), as shares of the row: classes in the order of
+    learning, with lines between the steps; with numbers up to thirty classes. Small shares are darker than on an even
+    scale, or single mistakes would not be seen.
+
+    Args:
+        run (`RunResults`): of the run up to the step.
+        confusion (`Confusion`): after the step.
+    """
+    names = [_shorten(printable(name), _MAX_CLASS) for name in run.class_names]
+    count, side = len(names), min(7.5, max(2.8, 0.42 * len(names)))
+    # The matrix fills the figure, whatever the length of the names; all else is around it.
+    figure = Figure(figsize=(side, side))
+    axes, bar_axes = figure.add_axes((0, 0, 1, 1)), figure.add_axes((1 + 0.25 / side, 0.1, 0.18 / side, 0.8))
+    shares = _shares(confusion, count)
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
+    unmeasured = np.flatnonzero(np.isnan(shares).any(axis=1))
+    for row in unmeasured:
+        axes.add_patch(Rectangle((-0.5, row - 0.5), count, 1, fc=_PALE, ec="#c3cad2", hatch="////", lw=0, zorder=1))
+    for step in run.steps[:-1]:
+        for draw_line in (axes.axhline, axes.axvline):
+            draw_line(step.num_seen_classes - 0.5, color=_MUTED, lw=min(0.9, 15 / len(run.steps)), zorder=2)
+    notes = ["rows sum to 100%", *["hatched: no images"] * bool(len(unmeasured))]
+    _titles(axes, f"Confusion after step {run.last.step}", run, *notes)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("class of the image")
+    ticks = _class_ticks(count)
+    axes.set_xticks(ticks, [names[tick] for tick in ticks], rotation=90)
+    axes.set_yticks(ticks, [names[tick] for tick in ticks])
+    axes.tick_params(length=0 if len(ticks) == count else 3, labelsize=_class_size(len(ticks)))
+    if count <= _ANNOTATED_CLASSES:
+        _annotate_shares(axes, shares)
+    bar = figure.colorbar(image, cax=bar_axes)
+    bar.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1], labels=["0%", "1%", "5%", "20%", "50%", "100%"])
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0)
+    return figure
+
+
+def _shares(confusion: Confusion, num_classes: int) -> np.ndarray:
+    """Row i, column j: share of the images of class i that were predicted as j; NaN for classes without images."""
+    counts = np.zeros((num_classes, num_classes))
+    for pair, images in confusion.counts.items():
+        counts[pair] = images
+    totals = counts.sum(axis=1, keepdims=True)
+    return counts / np.where(totals, totals, np.nan)
+
+
+def _annotate_shares(axes: Axes, shares: np.ndarray) -> None:
+    """The shares in percent in the cells that have any."""
+    size = _class_size(len(shares))
+    for row, column in np.argwhere(shares > 0):
+        share = shares[row, column]
+        color = _INK if share < 0.35 else "white"
+        text = f"{100 * share:.0f}" if share >= 0.005 else "<1"
+        axes.text(column, row, text, ha="center", va="center", color=color, size=size, in_layout=False)
+
+
+def _class_ticks(count: int) -> list[int]:
+    """All label ids where there is room for the names, else some at equal distances."""
+    return list(range(0, count, 1 if count <= _ANNOTATED_CLASSES else -(-count // _ANNOTATED_CLASSES)))
+
+
+def _class_size(count: int) -> float:
+    """Size of the letters of so many names in a row."""
+    return 10 if count <= 12 else 8
 
 
 def _ticks(count: int) -> list[int]:

@@ -11,19 +11,23 @@ from huggingface_hub import ModelCard
 
 from hub.cards.metadata import model_metadata
 from hub.run.atomic import write_aside
+from hub.run.confusion import ClassAccuracy
 from hub.run.errors import StepFolderError
 from hub.run.layout import CARD_FILE, RECIPE_FILE, step_name
 from hub.run.results import Ancestor, MethodCard, RunResults, StepResults
 from hub.run.schema import short_name
 from hub.run.seed_results import OtherRun, Spread
 from hub.run.step_folder import StepFolder
-from hub.run.text import code_fence, code_span, is_repo_id, printable, without_local_path
+from hub.run.text import code_fence, code_span, is_repo_id, printable, table_span, without_local_path
 
 
 PLACEHOLDER_ID = "your-name/your-model"
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 _FOLD_ABOVE_CLASSES = 40
+# With more classes, the table of their accuracies has only so many of the lowest and of the highest.
+_MAX_LISTED_ACCURACIES = 20
+_NUM_EXTREME_ACCURACIES = 5
 _ABSENT = "–"
 
 
@@ -43,7 +47,7 @@ def add_card_and_figures(folder: str | Path, hub_model_id: str | None = None) ->
     from hub.cards.figures import draw_figures
 
     step_folder = StepFolder.read(folder)
-    draw_figures(step_folder.results, step_folder.path, step_folder.other_runs)
+    draw_figures(step_folder.results, step_folder.path, step_folder.other_runs, step_folder.drawn_confusion)
     write_aside(step_folder.path / CARD_FILE, render_card(step_folder, hub_model_id))
 
 
@@ -92,6 +96,10 @@ def render_card(folder: StepFolder, hub_model_id: str | None = None) -> str:
         has_gaps=any(step.accuracy is None for step in results.steps),
         has_unrecorded_forgetting=_has_unrecorded_forgetting(results),
         has_calibration=bool(results.last.calibration),
+        has_confusion_figure=folder.drawn_confusion is not None,
+        class_rows=_class_rows(folder),
+        num_extremes=_num_extremes(folder),
+        num_measured_classes=len(folder.confusion.per_class()) if folder.confusion else 0,
         score="sigmoid" if folder.config.problem_type == "multi_label_classification" else "softmax",
         classes=[(step.step, [code_span(name) for name in step.classes]) for step in results.steps],
         folded=results.last.num_seen_classes > _FOLD_ABOVE_CLASSES,
@@ -279,6 +287,34 @@ def _row(step: StepResults, others: Sequence[OtherRun]) -> list[str]:
         f"{step.num_parameters:,}",
         _ABSENT if step.memory_size is None else f"{step.memory_size:,}",
     ]
+
+
+def _class_rows(folder: StepFolder) -> list[list[str]]:
+    """
+    A row for the accuracy on each class, in the order of learning; of many classes, those with the lowest and the
+    highest accuracy, from the lowest on. None where no confusion was recorded.
+    """
+    entries = folder.confusion.per_class() if folder.confusion else []
+    if not (num_extremes := _num_extremes(folder)):
+        return [_class_row(folder.results, entry) for entry in entries]
+    entries = sorted(entries, key=lambda entry: entry.accuracy)
+    lowest, highest = (
+        [_class_row(folder.results, entry) for entry in part]
+        for part in (entries[:num_extremes], entries[-num_extremes:])
+    )
+    return [*lowest, ["…"] * len(lowest[0]), *highest]
+
+
+def _class_row(results: RunResults, entry: ClassAccuracy) -> list[str]:
+    step = next(step for step in results.steps if entry.label < step.num_seen_classes)
+    name = table_span(results.class_names[entry.label])
+    return [name, str(step.step), _percent(entry.accuracy), f"{entry.images:,}"]
+
+
+def _num_extremes(folder: StepFolder) -> int:
+    """How many of the lowest and of the highest accuracies the table has; 0 where it has all."""
+    num_classes = len(folder.confusion.per_class()) if folder.confusion else 0
+    return _NUM_EXTREME_ACCURACIES if num_classes > _MAX_LISTED_ACCURACIES else 0
 
 
 def _has_unrecorded_forgetting(results: RunResults) -> bool:

@@ -119,7 +119,7 @@ def model_content(folder: StepFolder, destination: Destination) -> StepContent:
     files = {path: LocalFile(file) for path, file in folder.published_files().items()}
     files |= {path: LocalFile(content) for path, content in _card_and_figures(folder, destination).items()}
     for path, file in files.items():
-        is_text = Path(path).suffix in (".json", ".md", ".py", ".yaml")
+        is_text = Path(path).suffix in (".csv", ".json", ".md", ".py", ".yaml")
         if is_text and holds_token(file.read(), destination.secret):
             raise PublishError(f"{folder.path.name}/{path} holds a Hub token, remove it before publishing")
     results = folder.results
@@ -171,7 +171,7 @@ def _card_and_figures(folder: StepFolder, destination: Destination) -> dict[str,
     # In a copy, as a plan must not change the folder.
     with TemporaryDirectory() as name:
         copy = replace(folder, path=Path(name))
-        draw_figures(folder.results, copy.path, folder.other_runs)
+        draw_figures(folder.results, copy.path, folder.other_runs, folder.drawn_confusion)
         for path, file in folder.published_files().items():
             if file.suffix != ".safetensors":
                 shutil.copyfile(file, copy.path / path)

@@ -13,6 +13,7 @@ Names in the folder of a run, in its step folders and in the repositories they a
             modeling_….py                the code that `config.json` names, and what it imports from beside it
             training_config.yaml         the recipe
             results.json                 what was measured up to this step
+            confusion.csv                test images of each class by predicted class; not from earlier versions
             seeds.json                   the same of runs with other seeds, if some were added
             README.md                    the card
             figures/
@@ -32,6 +33,7 @@ WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
 PROCESSOR_FILE = "preprocessor_config.json"
 RESULTS_FILE = "results.json"
+CONFUSION_FILE = "confusion.csv"
 RECIPE_FILE = "training_config.yaml"
 SEEDS_FILE = "seeds.json"
 CARD_FILE = "README.md"

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from hub.run.confusion import Confusion
 from hub.run.errors import StepFolderError
 from hub.run.layout import (
     CARD_FILE,
     CONFIG_FILE,
+    CONFUSION_FILE,
     PROCESSOR_FILE,
     RECIPE_FILE,
     RESULTS_FILE,
@@ -28,6 +30,10 @@ from hub.run.text import short_repr
 FIGURES = ("figures/accuracy_per_step.png", "figures/accuracy_matrix.png")
 #: Drawn where the run recorded the bins of its calibration error: a folder is complete without it.
 CALIBRATION_FIGURE = "figures/calibration.png"
+#: Drawn where the run recorded `confusion.csv`, of classes that are not too many: a folder is complete without it.
+CONFUSION_FIGURE = "figures/confusion_matrix.png"
+#: With more, a class has less than a dot of a printed page, and the matrix needs gigabytes.
+MAX_CONFUSION_CLASSES = 2000
 
 #: Written by training before the card is made, beside the weights and the code that the config names.
 TRAINED_FILES = (CONFIG_FILE, PROCESSOR_FILE, RESULTS_FILE, RECIPE_FILE)
@@ -40,6 +46,7 @@ PUBLISHED_FILES = (
     WEIGHTS_FILE,
     WEIGHTS_INDEX_FILE,
     _SHARDS,
+    CONFUSION_FILE,
     SEEDS_FILE,
     CARD_FILE,
     "figures/*.png",
@@ -56,12 +63,14 @@ class StepFolder:
         results (`RunResults`): of the run up to this step.
         config (`ModelConfig`): of the model.
         other_runs (`Sequence[OtherRun]`, *optional*): those of the same recipe with other seeds, if some were added.
+        confusion (`Confusion`, *optional*): after the step, if it was recorded.
     """
 
     path: Path
     results: RunResults
     config: ModelConfig
     other_runs: Sequence[OtherRun] = ()
+    confusion: Confusion | None = None
 
     @property
     def step(self) -> int:
@@ -73,6 +82,11 @@ class StepFolder:
         """The name of the revision on the Hub: `step{t}`."""
         return step_name(self.step)
 
+    @property
+    def drawn_confusion(self) -> Confusion | None:
+        """The confusion that is drawn; None where none was recorded, or the classes are too many to be told apart."""
+        return self.confusion if self.results.last.num_seen_classes <= MAX_CONFUSION_CLASSES else None
+
     @classmethod
     def read(cls, path: str | Path) -> "StepFolder":
         """
@@ -82,8 +96,7 @@ class StepFolder:
             path (`str` or `Path`): the folder.
 
         Raises:
-            StepFolderError: a file is missing, damaged or a link, or `config.json` and `results.json` disagree on the
-                classes.
+            StepFolderError: a file is missing, damaged or a link, or disagrees with `results.json` on the classes.
         """
         path = Path(path)
         _require(path, _missing_files(path))
@@ -91,7 +104,8 @@ class StepFolder:
         results, config = RunResults.read(path / RESULTS_FILE), ModelConfig.read(path)
         config.check_classes([step.classes for step in results.steps], short_name(path / CONFIG_FILE))
         _require(path, [name for name in config.code_files(path) if not (path / name).is_file()])
-        folder = cls(path, results, config, read_other_runs(path, results.last.step))
+        confusion = Confusion.read(path, results.class_names, results.last)
+        folder = cls(path, results, config, read_other_runs(path, results.last.step), confusion)
         folder.published_files()
         return folder
 

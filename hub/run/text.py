@@ -37,6 +37,12 @@ def code_span(text: str) -> str:
     return f"{fence}{padding}{body}{padding}{fence}"
 
 
+def table_span(text: str) -> str:
+    """`text` as a Markdown code span in a cell of a table, which a bare `|` would end."""
+    # Parsers disagree on a pipe behind a backslash, escaped or not: it is shown as an escape of its own.
+    return code_span(re.sub(r"(?<=\\)\|", r"\\x7c", text)).replace("|", r"\|")
+
+
 def code_fence(content: str) -> str:
     """A fence of backticks that `content` cannot close."""
     return "`" * max(3, _longest_backtick_run(content) + 1)

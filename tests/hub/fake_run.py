@@ -11,6 +11,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from hub.cards.model_card import add_card_and_figures
+from hub.run.confusion import Confusion
 from hub.run.results import Ancestor, MethodCard, ReliabilityBin, RunResults, StepResults
 
 
@@ -134,6 +135,29 @@ def with_calibration(results: RunResults, num_images: int = 400) -> RunResults:
         known = replace(step, calibration=tuple(bins), expected_calibration_error=error)
         steps.append(step if step.accuracy is None else known)
     return replace(results, steps=tuple(steps))
+
+
+def make_confusion(results: RunResults, images_per_class: int = 1000) -> Confusion:
+    """
+    A confusion after the last step that gives its accuracies: within a step the first classes are easier, and mistakes
+    go to the two classes that follow. Classes that were not measured have no images; there are at least three.
+    """
+    counts: dict[tuple[int, int], int] = {}
+    num_classes = results.last.num_seen_classes
+    for step, accuracy in zip(results.steps, results.last.accuracy_per_step, strict=True):
+        for place in range(len(step.classes) if accuracy is not None else 0):
+            label = step.num_seen_classes - len(step.classes) + place
+            easier = 0.02 * min(1 - (accuracy or 0), 0.5) * (len(step.classes) - 1 - 2 * place)
+            correct = round(images_per_class * ((accuracy or 0) + easier))
+            mistakes = [
+                (images_per_class - correct) // 3,
+                images_per_class - correct - (images_per_class - correct) // 3,
+            ]
+            row = {label: correct} | {
+                (label + 1 + offset) % num_classes: count for offset, count in enumerate(mistakes)
+            }
+            counts |= {(label, predicted): row[predicted] for predicted in sorted(row) if row[predicted]}
+    return Confusion(counts)
 
 
 def write_trained_files(folder: Path, results: RunResults, step: int) -> Path:

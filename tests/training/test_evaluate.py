@@ -10,15 +10,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from transformers import pipeline
 
 from tests.command_line import words as command_line
 from tests.training.conftest import Outcome, train
 from training import evaluate
 from training.data.digits import load_digits_dataset
+from training.data.examples import Examples
 from training.loop.evaluation import Evaluation
 from training.run.comparison import compare, conclusion
+from training.run.predictions import file_names
 
 
 # Numbers as names, in an order in which none is its own label id.
@@ -162,7 +167,8 @@ def test_a_continued_step_is_measured_again_with_and_without_images_of_the_steps
     assert expected["accuracy_per_step"] == [None, None, None, expected["accuracy_of_measured"]]
     assert numbers["agrees"] is True
     assert numbers_of(numbers["measured"]) == pytest.approx(numbers_of(expected), abs=1e-6)
-    assert "10 classes in 4 step(s), no image of those of step(s) 1, 2, 3, " in numbers["lines"][0]
+    assert "10 classes in 4 step(s), " in numbers["lines"][0]
+    assert numbers["lines"][1].startswith("Test images of 4 of 10 classes, predicted among all 10; none of 7, 2, 0, ")
 
     # Numbers over other classes stand beside no recorded ones.
     for dataset_name in ("digits", write_digits([*NEW_CLASSES, "7"])):
@@ -173,20 +179,42 @@ def test_a_continued_step_is_measured_again_with_and_without_images_of_the_steps
         assert numbers["lines"][-1].startswith("All 1 recorded numbers agree")
 
 
-def test_a_class_without_images_is_named(
-    refuse: Callable[..., str], run_folder: Path, continued_step: Path, write_digits: WriteDigits, tmp_path: Path
+@pytest.mark.parametrize("names", [["7", "2", "9", "1"], ["9"]])
+def test_images_of_some_classes_are_measured_among_all(
+    measure: Measure, run_folder: Path, write_digits: WriteDigits, tmp_path: Path, names: list[str]
 ) -> None:
-    line = refuse(model=run_folder / "step3", dataset_name=write_digits(["7", "2", "9", "1"]))
-    for part in ("no image of '0'", "2 such class(es)", "data set that the model has learned"):
-        assert part in line
-    # Steps that were measured without images need none; the others do.
-    assert "no image of '6' (1 such class(es)" in refuse(
-        model=continued_step, dataset_name=write_digits(["5", "3", "8"])
+    table, model = tmp_path / "all.parquet", run_folder / "step3"
+    measure(model=model, predictions_file=table)
+    all_images = pd.read_parquet(table)
+    some = all_images[all_images.true.isin(names)]
+    numbers = measure("--task_aware_eval", model=model, dataset_name=write_digits(names))
+    measured, missing = numbers["measured"], [name for name in CLASSES if name not in names]
+    assert numbers["num_images"] == len(some) and measured["accuracy_of_measured"] == np.mean(
+        some.true == some.predicted
     )
-    model = shutil.copytree(continued_step, tmp_path / "step4")
-    (model / "results.json").write_text("{}")
-    (tmp_path / "digits4").rename(tmp_path / "other")
-    assert "no image of '7'" in refuse(model=model, dataset_name=write_digits(NEW_CLASSES))
+    over_all = {"accuracy", "top5_accuracy", "expected_calibration_error", "old_new_bias", "task_aware_accuracy"}
+    assert {measured[name] for name in over_all} == {None}
+    assert numbers["lines"][1] == (
+        f"Test images of {len(names)} of 6 classes, predicted among all 6; none of {', '.join(missing)}"
+    )
+    # Of the first step both classes were measured, now and before: nothing else can be compared.
+    if len(names) > 1:
+        assert measured["accuracy_per_step"] == [recorded_in(run_folder, 3)["accuracy_per_step"][0], None, None]
+        assert numbers["agrees"] is True and numbers["lines"][-1].startswith("All 2 recorded numbers agree")
+    else:
+        assert numbers["agrees"] is None
+        assert numbers["lines"][-1] == "Nothing to compare with: the recorded numbers are over other classes."
+    assert not any("differs" in line for line in numbers["lines"])
+
+
+def test_a_model_none_of_whose_classes_has_an_image_is_refused(
+    refuse: Callable[..., str], run_folder: Path, write_digits: WriteDigits, tmp_path: Path
+) -> None:
+    model = run_folder / "step3"
+    line = refuse(model=model, dataset_name=write_digits(["5", "3"]))
+    for part in ("no image of the 6 class(es)", "such as '7', but of 3, 5: ", "classes that the model has learned"):
+        assert part in line
+    model = shutil.copytree(model, tmp_path / "step3")
     config = read(model / "config.json")
     config["id2label"] |= {"1": "7"}
     (model / "config.json").write_text(json.dumps(config | {"label2id": {"7": 0}}))
@@ -225,6 +253,57 @@ def test_without_recorded_numbers_the_measured_ones_stand_alone(
     assert numbers["measured"]["accuracy"] == pytest.approx(recorded_in(run_folder, 2)["accuracy"])
 
 
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
+@pytest.mark.parametrize("file", ["predictions.csv", "predictions.parquet"])
+def test_predictions_are_those_of_the_pipeline(
+    measure: Measure,
+    run_folder: Path,
+    write_image_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    problem_type: str,
+    file: str,
+) -> None:
+    model = shutil.copytree(run_folder / "step3", tmp_path / "step3")
+    config = read(model / "config.json")
+    (model / "config.json").write_text(json.dumps(config | {"problem_type": problem_type}))
+    rows = [row for row in load_digits_dataset()["test"] if str(row["label"]) in CLASSES][:40]
+    images = {name: [row["image"] for row in rows if str(row["label"]) == name] for name in CLASSES}
+    photos = write_image_folder({"test": images}, "my photos")
+    monkeypatch.chdir(tmp_path)
+    for dataset_name in (photos, "./my photos/"):
+        measure(model=model, dataset_name=dataset_name, predictions_file=tmp_path / file, batch_size=7)
+        text = dict.fromkeys(["file", "true", "predicted"], str)
+        table = pd.read_csv(tmp_path / file, dtype=text) if file.endswith("csv") else pd.read_parquet(tmp_path / file)
+        assert list(table) == [*text, *(f"score_{name}" for name in CLASSES)]
+        assert sorted(table.file) == sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
+
+    classifier = pipeline("image-classification", model=str(model))
+    for _, row in table.iterrows():
+        answers = classifier(str(photos / row.file), top_k=len(CLASSES))
+        assert row.true == Path(row.file).parent.name and row.predicted == answers[0]["label"]
+        scores = {answer["label"]: answer["score"] for answer in answers}
+        assert {name: row[f"score_{name}"] for name in CLASSES} == pytest.approx(scores, abs=2e-6)
+
+
+def test_no_image_is_named_by_its_place_on_this_machine(
+    make_examples: Callable[..., Examples], tmp_path: Path
+) -> None:
+    names = {
+        tmp_path / "a" / "rose" / "1.jpg": "rose/1.jpg",
+        tmp_path / "b" / "rose" / "1.jpg": "1.jpg",
+        "C:\\Users\\someone\\1.jpg": "1.jpg",
+        "~/photos/1.jpg": "1.jpg",
+        f"zip://rose/1.jpg::{tmp_path}/c.zip": "rose/1.jpg",
+        "rose/1.jpg": "rose/1.jpg",
+        None: "70",
+    }
+    rows = [{"bytes": b"", "path": None if path is None else str(path)} for path in names]
+    images = Dataset.from_dict({"image": rows}, features=Features({"image": Image()}))
+    examples = Examples(images, np.zeros(len(rows), dtype=np.int64), np.arange(10, 80, 10))
+    assert file_names(examples, str(tmp_path / "a")) == list(names.values())
+
+
 def test_numbers_that_were_not_recorded_are_told_apart() -> None:
     measured = Evaluation(0.5, 1.0, [0.5, 0.5], 0.1, 0.0, 0.75, [0.5, 1.0])
     of_before = {"accuracy": 0.5 + 9e-7, "accuracy_per_step": [0.5], "top5_accuracy": "many", "old_new_bias": None}
@@ -246,6 +325,12 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "unknown option": ({"batchsize": 3}, ("--batchsize 3", "--help")),
     "batch of none": ({"batch_size": 0}, ("--batch_size 0 must be at least 1",)),
     "file in no folder": ({"output_file": "./no/such/file.json"}, ("--output_file", "existing folder")),
+    "predictions as JSON": ({"predictions_file": "./a.json"}, ("--predictions_file ./a.json", ".parquet or .csv")),
+    "predictions in no folder": ({"predictions_file": "./no/a.csv"}, ("--predictions_file", "existing folder")),
+    "one file for both": (
+        {"predictions_file": "./a.csv", "output_file": "a.csv"},
+        ("--predictions_file ./a.csv is the --output_file as well",),
+    ),
     "a folder for a file": ({"output_file": "RUN"}, ("--output_file", "is not a file")),
 }
 
@@ -270,9 +355,11 @@ def run_python(words: list[str], root: Path, home: Path, **more: str) -> "subpro
 
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(measure: Measure, run_folder: Path, root: Path, tmp_path: Path) -> None:
-    alone = measure("--task_aware_eval", model=run_folder / "step3", batch_size=32)
+    files = [tmp_path / "one.parquet", tmp_path / "two.parquet"]
+    alone = measure("--task_aware_eval", model=run_folder / "step3", batch_size=32, predictions_file=files[0])
     options = {"model": run_folder / "step3", "dataset_name": "digits", "num_workers": 0, "batch_size": 32}
     words = [*command_line(options), "--task_aware_eval", "--output_file", str(tmp_path / "two.json")]
+    words += ["--predictions_file", str(files[1])]
     # As a file, whose folder Python would put first: there this script would hide the package `evaluate`.
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "training/evaluate.py"]
     done = run_python([*launcher, *words], root, tmp_path / "home", HF_HUB_OFFLINE="1")
@@ -281,16 +368,30 @@ def test_two_processes_give_the_numbers_of_one(measure: Measure, run_folder: Pat
         numbers_of(alone["measured"]), abs=1e-6
     )
     assert done.stdout.splitlines() == alone["lines"], "one process reports"
+    pd.testing.assert_frame_equal(*map(pd.read_parquet, files), atol=1e-6)
 
 
 ON_THE_HUB = """
-import sys
+import json, sys
+import pandas as pd
+from transformers import pipeline
 from hub.publish import main
 from training import evaluate
-main([{run!r}, "--hub_model_id", "org/tiny"])
-for revision in (["--revision", "step2"], [], ["--revision", "step9"]):
-    sys.argv = ["evaluate", "--model", "org/tiny", "--dataset_name", "digits", "--num_workers", "0", *revision]
+from training.data.digits import load_digits_dataset
+
+def measure(*words):
+    sys.argv = ["evaluate", "--model", "org/tiny", "--dataset_name", "digits", "--num_workers", "0", *words]
     evaluate.main()
+
+main([{run!r}, "--hub_model_id", "org/tiny"])
+measure("--revision", "step2", "--predictions_file", {table!r})
+measure()
+classifier = pipeline("image-classification", model="org/tiny", revision="step2", trust_remote_code=True)
+images = load_digits_dataset()["test"]
+answers = [classifier(images[int(row)]["image"]) for row in pd.read_parquet({table!r}).file]
+with open({answers!r}, "w") as file:
+    json.dump(answers, file)
+measure("--revision", "step9")
 """
 
 
@@ -301,7 +402,8 @@ def test_a_revision_of_the_hub(run_folder: Path, root: Path, tmp_path: Path) -> 
     try:
         assert server.stdout is not None
         settings = {"HF_ENDPOINT": server.stdout.readline().strip(), "HF_TOKEN": "hf_test", "PYTHONPATH": str(root)}
-        script = ON_THE_HUB.format(run=str(run_folder))
+        table, answers = tmp_path / "predictions.parquet", tmp_path / "answers.json"
+        script = ON_THE_HUB.format(run=str(run_folder), table=str(table), answers=str(answers))
         done = run_python(["-c", script], root, tmp_path / "home", HF_HUB_DISABLE_XET="1", **settings)
     finally:
         server.kill()
@@ -311,3 +413,10 @@ def test_a_revision_of_the_hub(run_folder: Path, root: Path, tmp_path: Path) -> 
     for step, revision in ((2, " at step2"), (3, "")):
         _, found, output = done.stdout.partition(f"org/tiny{revision}: {2 * step} classes in {step} step(s)")
         assert found and f"All {4 + step} recorded numbers agree" in output
+    rows = pd.read_parquet(table).to_dict("records")
+    expected = json.loads(answers.read_text())
+    assert len(rows) == len(expected) > 100
+    for row, answer in zip(rows, expected, strict=True):
+        scores = {entry["label"]: entry["score"] for entry in answer}
+        assert row["predicted"] == answer[0]["label"]
+        assert {name: row[f"score_{name}"] for name in CLASSES[:4]} == pytest.approx(scores, abs=2e-6)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from datasets import Dataset, Image, concatenate_datasets
@@ -80,9 +80,12 @@ class Examples:
 
     def name(self, position: int) -> str:
         """The file of the image at this position, or its row where it is in no file of its own."""
-        encoded = self.encoded()[position]["image"]
-        path = None if encoded is None else encoded.get("path")
+        path = _path(self.encoded()[position]["image"])
         return f"The image {path}" if path else f"The image in row {self.source_indices[position]}"
+
+    def paths(self) -> list[str | None]:
+        """The file of each image as the data set names it; None where it is in no file of its own."""
+        return [_path(row["image"]) for row in self.encoded()]
 
     def encoded(self) -> Dataset:
         """The images as they are stored, as `{"image": {"bytes": ..., "path": ...}}`."""
@@ -100,6 +103,10 @@ class Examples:
         except Exception:
             # One by one, to name the one that cannot be read.
             return [self.image(int(position)) for position in positions]
+
+
+def _path(encoded: dict[str, Any] | None) -> str | None:
+    return None if encoded is None else encoded.get("path")
 
 
 def to_rgb(image: PILImage.Image | None, transparency: Transparency = "refuse") -> PILImage.Image:

@@ -1,13 +1,13 @@
 """The scenario: a data set cut into steps of new classes, in a chosen order."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from hub.run.errors import InputError
-from hub.run.text import printable, shorten
+from hub.run.text import printable, short_repr, shorten
 from training.arguments import DataArguments
 from training.data.class_order import resolve_class_order
 from training.data.examples import Examples, concatenate
@@ -244,24 +244,20 @@ def _words(numbers: Sequence[int]) -> str:
 
 
 def select_by_name(
-    examples: Examples,
-    names: Sequence[str],
-    class_names: Sequence[str],
-    limit: int | None = None,
-    may_lack: Collection[str] = (),
+    examples: Examples, names: Sequence[str], class_names: Sequence[str], limit: int | None = None
 ) -> Examples:
     """
-    The test images of some classes, found by name; label ids are the positions in `class_names`.
+    The test images of some classes, found by name; label ids are the positions in `class_names`. Not every class needs
+    to have images.
 
     Args:
         examples (`Examples`): test images, with label ids of the data set.
         names (`Sequence[str]`): name of each of these label ids.
         class_names (`Sequence[str]`): the classes to keep, in the order of learning.
         limit (`int`, *optional*): only the first so many images of each class.
-        may_lack (`Collection[str]`): classes that need no image, as long as another has some.
 
     Raises:
-        InputError: a class is named twice, or has no image.
+        InputError: a class is named twice, or none has an image.
     """
     repeated = [name for position, name in enumerate(class_names) if name in class_names[:position]]
     if repeated:
@@ -270,15 +266,14 @@ def select_by_name(
             "name of its own for each class."
         )
     counts = np.bincount(examples.labels, minlength=len(names))
-    lacking = [name for name in class_names if name not in names or counts[names.index(name)] == 0]
-    missing = lacking if len(lacking) == len(class_names) else [name for name in lacking if name not in may_lack]
-    if missing:
+    ids = {name: label for label, name in enumerate(names) if counts[label]}
+    label_ids = {ids[name]: position for position, name in enumerate(class_names) if name in ids}
+    if not label_ids:
         raise InputError(
-            f"The test split has no image of {missing[0]!r} ({len(missing)} such class(es) among {len(class_names)} "
-            "that the model knows): give the data set that the model has learned, or the --label_column that names "
-            "these classes."
+            f"The test split has no image of the {len(class_names)} class(es) that the model knows, such as "
+            f"{short_repr(class_names[0])}, but of {shorten(ids, 80)}: give a data set with classes that the model "
+            "has learned, or the --label_column that names them."
         )
-    label_ids = {names.index(name): position for position, name in enumerate(class_names) if name not in lacking}
     return _relabel(examples, label_ids, limit)
 
 

@@ -9,9 +9,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
-from transformers import ViTImageProcessor
+from transformers import PreTrainedConfig, ViTImageProcessor
 
 from hub.run import results
+from hub.run.confusion import Confusion
 from hub.run.results import StepResults
 from modeling_dytox import IncrementalModel
 from training.data.examples import Examples
@@ -82,6 +83,52 @@ class Evaluation:
         )
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """
+    What a model says of test images.
+
+    Args:
+        logits (`np.ndarray` of shape `(n, C)`): of all classes that it knows.
+        labels (`np.ndarray` of shape `(n,)`): label ids of the images.
+        config (`PreTrainedConfig`): of the model.
+        head_logits (`np.ndarray` of shape `(n, C)`, *optional*): of its head, where the model predicts by another
+            rule.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    config: PreTrainedConfig
+    head_logits: np.ndarray | None = None
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """`(n,)`: the label ids with the largest logits."""
+        return self.logits.argmax(axis=1)
+
+    def evaluation(self, task_aware: bool = False) -> Evaluation:
+        """
+        Their accuracies.
+
+        Args:
+            task_aware (`bool`): see [`Evaluator.evaluate`].
+
+        Raises:
+            FloatingPointError: a logit is not finite.
+        """
+        ranges, problem_type = self.config.step_class_ranges, self.config.problem_type
+        measured = summarize(self.logits, self.labels, ranges, problem_type, task_aware)
+        if self.head_logits is not None and measured.accuracy is not None:
+            head_accuracy = float((self.head_logits.argmax(axis=1) == self.labels).mean())
+            measured = replace(measured, head_accuracy=head_accuracy)
+        return measured
+
+    def confusion(self) -> Confusion:
+        """How many images of each class were predicted as which."""
+        pairs, counts = np.unique(np.stack([self.labels, self.predicted]), axis=1, return_counts=True)
+        return Confusion(dict(zip(map(tuple, pairs.T.tolist()), counts.tolist(), strict=True)))
+
+
 class Evaluator:
     """
     Evaluates models the same way at every step.
@@ -118,13 +165,22 @@ class Evaluator:
         Raises:
             FloatingPointError: the model gives logits that are not finite.
         """
+        return self.predict(model, test).evaluation(task_aware)
+
+    def predict(self, model: IncrementalModel, test: Examples) -> Predictions:
+        """
+        What `model` says of each image, on every process the same.
+
+        Args:
+            model (`IncrementalModel`): what to measure.
+            test (`Examples`): images of the classes of the steps.
+
+        Returns:
+            `Predictions`: in the order of the examples.
+        """
         readouts = self._run(model, test, lambda pixel_values: _readouts(model(pixel_values)), self.processed)
-        config, logits = model.config, readouts[:, 0]
-        measured = summarize(logits, test.labels, config.step_class_ranges, config.problem_type, task_aware)
-        if readouts.shape[1] > 1 and measured.accuracy is not None:
-            head_accuracy = float((readouts[:, 1].argmax(axis=1) == test.labels).mean())
-            measured = replace(measured, head_accuracy=head_accuracy)
-        return measured
+        head_logits = readouts[:, 1] if readouts.shape[1] > 1 else None
+        return Predictions(readouts[:, 0], test.labels, model.config, head_logits)
 
     def features(
         self,

@@ -12,6 +12,7 @@ from training.metrics.calibration import (
     confidences_of,
     expected_calibration_error,
     reliability_bins,
+    scores_of,
     sigmoid_confidences,
     softmax_confidences,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "last_accuracy",
     "old_new_bias",
     "reliability_bins",
+    "scores_of",
     "sigmoid_confidences",
     "softmax_confidences",
     "task_aware_predictions",

@@ -56,8 +56,32 @@ def confidences_of(logits: np.ndarray, problem_type: str | None) -> np.ndarray:
     Returns:
         `np.ndarray` of shape `(n,)`: confidences in 0..1.
     """
-    is_sigmoid = problem_type == "multi_label_classification" or logits.shape[1] == 1
-    return (sigmoid_confidences if is_sigmoid else softmax_confidences)(logits)
+    return (sigmoid_confidences if _is_sigmoid(logits, problem_type) else softmax_confidences)(logits)
+
+
+def scores_of(logits: np.ndarray, problem_type: str | None) -> np.ndarray:
+    """
+    Scores of all classes as pipelines of transformers show them.
+
+    Args:
+        logits (`np.ndarray` of shape `(n, C)`): scores of all classes seen.
+        problem_type (`str`, *optional*): of the model's config.
+
+    Returns:
+        `np.ndarray` of shape `(n, C)`: scores in 0..1, in single precision.
+    """
+    logits = logits.astype(np.float64)
+    if _is_sigmoid(logits, problem_type):
+        scores = np.exp(-np.logaddexp(0, -logits))
+    else:
+        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
+        scores /= scores.sum(axis=1, keepdims=True)
+    return scores.astype(np.float32)
+
+
+def _is_sigmoid(logits: np.ndarray, problem_type: str | None) -> bool:
+    """Whether each class has a sigmoid of its own; else they compete in a softmax."""
+    return problem_type == "multi_label_classification" or logits.shape[1] == 1
 
 
 def reliability_bins(confidences: Any, correct: Any, num_bins: int = NUM_CALIBRATION_BINS) -> list[ReliabilityBin]:

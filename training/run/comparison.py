@@ -61,11 +61,6 @@ class RecordedStep:
             return set(self.classes)
         return set(self.results.measured_classes)
 
-    @property
-    def classes_without_images(self) -> list[str]:
-        """Classes that were not measured, as the data set had no test images of them."""
-        return [name for name in self.classes if name not in self.measured_classes]
-
     def comparable_with(self, measured: Evaluation, class_ranges: Sequence[Sequence[int]]) -> Mapping[str, Any]:
         """
         Recorded numbers over the same classes as those measured now, by name: all of them, or only those of single

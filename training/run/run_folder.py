@@ -15,6 +15,7 @@ from transformers import ViTImageProcessor
 
 from hub.run import layout
 from hub.run.atomic import PARTIAL, write_aside
+from hub.run.confusion import Confusion
 from hub.run.errors import InputError, StepFolderError
 from hub.run.layout import FINGERPRINT_FILE, LOCK_FILE, RECIPE_FILE, RESULTS_FILE
 from hub.run.results import RunResults
@@ -153,6 +154,7 @@ class RunFolder:
         processor: ViTImageProcessor,
         results: RunResults,
         finish: Callable[[Path], None],
+        confusion: Confusion | None = None,
     ) -> None:
         """
         Writes the folder of a step, which marks the step finished; then renews `results.json` of the run.
@@ -163,6 +165,7 @@ class RunFolder:
             processor (`ViTImageProcessor`): of the model.
             results (`RunResults`): up to this step.
             finish: called with the folder while it is still written aside, e.g. to add a card and figures.
+            confusion (`Confusion`, *optional*): after this step, if it is to be recorded.
 
         Raises:
             InputError: the disk is full, or cannot be written.
@@ -171,6 +174,8 @@ class RunFolder:
             model.save_pretrained(folder)
             processor.save_pretrained(folder)
             results.write(folder / RESULTS_FILE)
+            if confusion is not None:
+                confusion.write(folder, results.class_names)
             write_aside(folder / RECIPE_FILE, to_yaml(without_local_paths(self.recipe)))
             finish(folder)
         self.save_results(results)

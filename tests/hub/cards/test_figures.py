@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle, StepPatch
 from PIL import Image
 
-from hub.cards.figures import accuracy_matrix, accuracy_per_step, calibration, draw_figures
+from hub.cards.figures import accuracy_matrix, accuracy_per_step, calibration, confusion_matrix, draw_figures
 from hub.run.results import ReliabilityBin, RunResults
 from hub.run.seed_results import OtherRun
-from tests.hub.fake_run import make_ancestors, make_results, with_calibration
+from tests.hub.fake_run import make_ancestors, make_confusion, make_results, with_calibration
 
 
 CONTINUED = make_results(10, 3, ancestors=make_ancestors(3, 5))
@@ -114,6 +114,28 @@ def test_the_reliability_diagram_shows_the_bins_and_their_error(confidence: floa
     assert axes.get_title(loc="left").endswith("step 3")
 
 
+@pytest.mark.parametrize("run", [make_results(3, 4), make_results(2, 50), CONTINUED, make_results(50, 20)])
+def test_the_confusion_matrix_shows_the_share_of_each_row_step_by_step(run: RunResults) -> None:
+    confusion, count = make_confusion(run), run.last.num_seen_classes
+    axes = confusion_matrix(run, confusion).axes[0]
+    measured = {true for true, _ in confusion.counts}
+    expected = np.full((count, count), np.nan)
+    for true in measured:
+        total = sum(images for pair, images in confusion.counts.items() if pair[0] == true)
+        expected[true] = [confusion.counts.get((true, predicted), 0) / total for predicted in range(count)]
+    np.testing.assert_allclose(np.ma.filled(axes.images[0].get_array(), np.nan), expected)
+    hatched = {patch.get_y() + 0.5 for patch in axes.patches if isinstance(patch, Rectangle) and patch.get_hatch()}
+    assert hatched == set(range(count)) - measured
+    stops = [step.num_seen_classes - 0.5 for step in run.steps[:-1]]
+    lines = [(tuple(line.get_xdata()), tuple(line.get_ydata())) for line in axes.lines]
+    assert sorted(x[0] for x, y in lines if y == (0, 1)) == sorted(y[0] for x, y in lines if x == (0, 1)) == stops
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    places = np.round(axes.get_yticks()).astype(int).tolist()
+    assert names == [run.class_names[place] for place in places] == [one.get_text() for one in axes.get_xticklabels()]
+    assert names == run.class_names if count <= 30 else 10 < len(names) <= 30
+    assert sum(map(str.isdigit, texts(axes))) == (len(confusion.counts) if count <= 30 else 0)
+
+
 def test_labels_of_close_lines_do_not_overlap() -> None:
     steps = [replace(step, accuracy=0.3, num_seen_classes=3) for step in make_results(4).steps]
     figure = accuracy_per_step(replace(make_results(4), steps=tuple(steps)))
@@ -125,22 +147,25 @@ def test_labels_of_close_lines_do_not_overlap() -> None:
 
 def test_the_bytes_depend_on_the_results_alone(tmp_path: Path) -> None:
     results = with_calibration(make_results(3))
-    first = [path.read_bytes() for path in draw_figures(results, tmp_path / "a")]
+    confusion = make_confusion(results)
+    first = [path.read_bytes() for path in draw_figures(results, tmp_path / "a", (), confusion)]
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "savefig.dpi": 30, "lines.linewidth": 9}):
-        again = draw_figures(results, tmp_path / "b")
-    assert [path.read_bytes() for path in again] == first and len(first) == 3
+        again = draw_figures(results, tmp_path / "b", (), confusion)
+    assert [path.read_bytes() for path in again] == first and len(first) == 4
     for path in again:
         with Image.open(path) as image:
             assert image.info.keys() <= {"dpi"}, "no software, date or name in the file"
             assert min(image.size) > 400
-    other = draw_figures(with_calibration(make_results(3, seed=1)), tmp_path / "c")
-    assert all(path.read_bytes() != old for path, old in zip(other, first, strict=True))
+    other = with_calibration(make_results(3, seed=1))
+    drawn = draw_figures(other, tmp_path / "c", (), make_confusion(other))
+    assert all(path.read_bytes() != old for path, old in zip(drawn, first, strict=True))
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", [r"$\frac{", "a\nb\tc", "数据集", "x" * 500, "\ud800", "", "/home/someone/pictures"])
 def test_any_name_can_be_drawn(name: str, tmp_path: Path) -> None:
     ancestors = [replace(make_ancestors(1, model=name, dataset=name)[0], revision=name or None)]
-    for path in draw_figures(make_results(2, dataset=name, method=name, ancestors=ancestors), tmp_path):
+    results = make_results(2, dataset=name, method=name, ancestors=ancestors, names=[name, "a", "b", "c"])
+    for path in draw_figures(results, tmp_path, (), make_confusion(results)):
         with Image.open(path) as image:
             assert image.width < 2500

@@ -1,6 +1,7 @@
 """The card: what real parsers read in it, for any names of classes and any results."""
 
 import ast
+import csv
 import json
 import re
 import shlex
@@ -24,6 +25,7 @@ from hub.run.step_folder import StepFolder
 from tests.hub.fake_run import (
     METHOD_CARD,
     make_ancestors,
+    make_confusion,
     make_results,
     up_to_step,
     with_calibration,
@@ -282,14 +284,80 @@ def test_the_recipe_is_quoted_without_what_belongs_to_one_machine(tmp_path: Path
 def test_adding_card_and_figures_again_changes_nothing_and_leaves_nothing_behind(tmp_path: Path) -> None:
     for name, results in (("old", make_results(2)), ("new", with_calibration(make_results(2)))):
         path = write_trained_files(tmp_path / name / "step2", results, 2)
+        if name == "new":
+            make_confusion(results).write(path, results.class_names)
         add_card_and_figures(path, "org/run")
         assert (path / "README.md").read_text() == render_card(StepFolder.read(path), "org/run")
         shown = {token.attrs["src"] for token in tokens_of(ModelCard.load(path / "README.md")) if token.tag == "img"}
         assert shown == {f"figures/{file.name}" for file in (path / "figures").iterdir()}
-        assert len(shown) == (3 if name == "new" else 2), "the bins of older runs were not recorded"
+        assert len(shown) == (4 if name == "new" else 2), "older runs recorded neither bins nor confusion"
         before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
         add_card_and_figures(path, "org/run")
         assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+
+
+def class_table_of(card: ModelCard) -> list[list[str]]:
+    """The cells of the table of accuracies per class, as a Markdown parser finds them."""
+    section = card.text.partition("## Accuracy per class")[2].partition("\n## ")[0]
+    cells = [token for token in tokens_of(ModelCard(section)) if token.type == "inline"]
+    texts = ["".join(part.content for part in cell.children or []) for cell in cells]
+    start = texts.index("Test images") + 1
+    stop = start + 4 * section.count("\n| ") - 4
+    return [texts[place : place + 4] for place in range(start, stop, 4)]
+
+
+@pytest.mark.parametrize(
+    ("results", "num_rows"),
+    [
+        (make_results(3, 2), 6),
+        (make_results(5, 4), 20),
+        (make_results(3, 7), 11),
+        (make_results(5, 12, ancestors=make_ancestors(4)), 12),
+    ],
+)
+def test_accuracies_per_class_are_those_of_the_file(tmp_path: Path, results: RunResults, num_rows: int) -> None:
+    path = write_trained_files(tmp_path / "step", results, results.num_steps)
+    make_confusion(results).write(path, results.class_names)
+    images: dict[str, int] = {}
+    correct: dict[str, int] = {}
+    with (path / "confusion.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            images[row["true"]] = images.get(row["true"], 0) + int(row["images"])
+            correct[row["true"]] = correct.get(row["true"], 0) + int(row["images"]) * (row["true"] == row["predicted"])
+    step_of = {name: str(step.step) for step in results.steps for name in step.classes}
+    expected = [[name, step_of[name], percent(correct[name] / images[name]), f"{images[name]:,}"] for name in images]
+    if len(images) > 20:
+        ranked = sorted(expected, key=lambda row: correct[row[0]] / images[row[0]])
+        expected = [*ranked[:5], ["…"] * 4, *ranked[-5:]]
+    card = ModelCard(render_card(StepFolder.read(path)))
+    assert class_table_of(card) == expected and len(expected) == num_rows
+    assert ("The 5 lowest and the 5 highest:" in card.text) == (num_rows == 11)
+    assert (f"{len(images)} of them have test images" in card.text) == (len(images) < len(results.class_names))
+    assert "](figures/confusion_matrix.png)" in card.text
+
+
+def test_hostile_class_names_stay_in_their_cells(tmp_path: Path) -> None:
+    cards, names = [], [*HOSTILE[:-1], *INVISIBLE, "a\\|b", "|", "\\|[x](https://evil.example)"]
+    for own in (names, [f"class {number}" for number in range(len(names))]):
+        results = make_results(1, len(own), names=own)
+        path = write_trained_files(tmp_path / own[0][:5], results, 1)
+        make_confusion(results).write(path, own)
+        cards.append(ModelCard(render_card(StepFolder.read(path))))
+    assert structure_of(cards[0]) == structure_of(cards[1])
+    assert len(class_table_of(cards[0])) == len(names) <= 20
+    shown = [row[0] for row in class_table_of(cards[0])]
+    escapes = {"a\\|b": "a\\\\x7cb", "\\|[x](https://evil.example)": "\\\\x7c[x](https://evil.example)"}
+    assert shown == [INVISIBLE.get(name) or escapes.get(name) or name for name in names]
+
+
+def test_a_folder_without_a_confusion_keeps_its_card(tmp_path: Path) -> None:
+    folder = write(tmp_path, make_results(3), None, "org/run")
+    before = (folder.path / "README.md").read_text()
+    assert not any(word in before for word in ("confusion", "per class"))
+    make_confusion(folder.results).write(folder.path, folder.results.class_names)
+    with_section = render_card(StepFolder.read(folder.path), "org/run")
+    start, stop = (with_section.index(heading) for heading in ("## Accuracy per class", "## How the numbers are"))
+    assert with_section[:start] + with_section[stop:] == before
 
 
 def test_a_new_repository_id_changes_the_id_and_keeps_the_authors_words(tmp_path: Path) -> None:

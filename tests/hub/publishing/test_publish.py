@@ -14,7 +14,7 @@ from hub.publishing.client_errors import one_line_errors
 from hub.publishing.destination import Destination
 from hub.publishing.preflight import preflight
 from hub.run.errors import PublishError
-from tests.hub.fake_run import fake_results, write_run
+from tests.hub.fake_run import fake_results, make_confusion, make_results, up_to_step, write_run
 from tests.hub.publication import Publication, PublicationHere, content_of
 
 
@@ -48,6 +48,21 @@ def edit_card(repo: str, old: str, new: str, repo_type: str = "model") -> None:
 def test_each_revision_equals_its_folder_and_is_made_once(publication: PublicationHere) -> None:
     assert publication.published() == lines(publication, *["published"] * 3)
     assert all(publication.repo in (publication.run / tag / "README.md").read_text() for tag in TAGS)
+    publication.assert_published_once()
+
+
+def test_the_confusion_of_a_step_is_published_and_drawn_once(publication: PublicationHere) -> None:
+    results = make_results(3, 4, seed=4)
+    shutil.rmtree(publication.run)
+    write_run(publication.run, results)
+    for step, tag in enumerate(TAGS[1:], 2):
+        own = up_to_step(results, step)
+        make_confusion(own).write(publication.run / tag, own.class_names)
+        shutil.rmtree(publication.run / tag / "figures")
+        (publication.run / tag / "README.md").unlink()
+    publication.published()
+    added = {"confusion.csv", "figures/confusion_matrix.png"}
+    assert publication.content("step3").keys() == publication.content("step1").keys() | added
     publication.assert_published_once()
 
 

@@ -1,6 +1,7 @@
 """Evaluation of a model on images, and the entry of `results.json` that it makes."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
@@ -39,12 +40,13 @@ def test_evaluation_against_one_image_at_a_time(
 
     model.eval()
     hits: dict[str, list[tuple[int, bool]]] = {"accuracy": [], "task_aware_accuracy": []}
-    new = 0
+    new, pairs = 0, Counter[tuple[int, int]]()
     for image, label in zip(images, test.labels.tolist(), strict=True):
         with torch.no_grad():
             logits = model(processor(image, return_tensors="pt")["pixel_values"]).logits[0].tolist()
         step = int(label >= 2)
         predicted = max(range(5), key=logits.__getitem__)
+        pairs[label, predicted] += 1
         hits["accuracy"].append((step, predicted == label))
         hits["task_aware_accuracy"].append((step, max(range(*RANGES[step]), key=logits.__getitem__) == label))
         new += (predicted >= 2) - (label >= 2)
@@ -53,6 +55,8 @@ def test_evaluation_against_one_image_at_a_time(
         per_step = [np.mean([hit for step, hit in right if step == wanted]) for wanted in (0, 1)]
         assert getattr(evaluation, f"{name}_per_step") == pytest.approx(per_step)
     assert evaluation.old_new_bias == pytest.approx(new / 30)
+    counts = evaluator.predict(model, test).confusion().counts
+    assert list(counts.items()) == sorted(pairs.items()) and len(counts) > 5
     assert evaluation.task_aware_accuracy != evaluation.accuracy, "the case would prove nothing"
 
 

@@ -25,12 +25,14 @@ from training.metrics import (
     TopKAccuracy,
     average_incremental_accuracy,
     backward_transfer,
+    confidences_of,
     expected_calibration_error,
     forgetting,
     last_accuracy,
     modules,
     old_new_bias,
     reliability_bins,
+    scores_of,
     task_aware_predictions,
     top_k_accuracy,
 )
@@ -163,6 +165,18 @@ def test_calibration_error_against_torchmetrics(scored: tuple[np.ndarray, np.nda
     assert ExpectedCalibrationError("confidences").compute(**columns, num_bins=10) == oracle
     extreme = ExpectedCalibrationError().compute(predictions=[[-1e4, 1e4], [-1e4, -2e4]], references=[1, 1])
     assert extreme == {"expected_calibration_error": 0}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("problem_type", [None, "multi_label_classification"])
+def test_scores_against_torch(problem_type: str | None) -> None:
+    logits = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32) * 10
+    logits[0], logits[1, :2] = [1e4, -1e4, 0, 1, 2, 3, -3], 5e3
+    scores, given = scores_of(logits, problem_type), torch.from_numpy(logits)
+    expected = given.sigmoid() if problem_type else given.softmax(dim=1)
+    np.testing.assert_allclose(scores, expected.numpy(), atol=1e-6)
+    np.testing.assert_allclose(scores.max(axis=1), confidences_of(logits, problem_type), atol=1e-6)
+    np.testing.assert_allclose(scores_of(logits[:, :1], None), given[:, :1].sigmoid().numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))
