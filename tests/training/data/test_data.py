@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -266,6 +267,17 @@ def test_a_folder_that_is_no_data_set_is_named(refuse: Refuse, tmp_path: Path) -
     (tmp_path / "train.parquet").write_bytes(b"no parquet")
     assert refuse(dataset_name=tmp_path).startswith(f"--dataset_name {tmp_path} cannot be loaded")
     assert refuse(dataset_name=tmp_path / "train.parquet").startswith("--dataset_name")
+
+
+def test_a_cache_that_cannot_be_written_is_named_and_not_the_data(
+    refuse: Refuse, write_parquet: WriteParquet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_parquet({"train": [0], "test": [0]})
+    (tmp_path / "cache").write_text("a file in its place")
+    monkeypatch.setattr(datasets.config, "HF_CACHE_HOME", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache" / "datasets")
+    message = refuse(dataset_name=folder)
+    assert message.startswith(f"The cache {tmp_path}/cache cannot be written") and "HF_HOME" in message
 
 
 @pytest.mark.parametrize("feature", [Image(decode=False), Image(mode="L")], ids=str)

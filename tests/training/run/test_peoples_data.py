@@ -41,7 +41,13 @@ def test_folders_of_photographs_become_steps_and_what_was_measured_is_found_agai
     words = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     assert run_script(*words).refusal.endswith("hold out a share of the images with --holdout 0.2.")
 
-    done = run_script(*words, "--holdout", "0.3", "--classes_per_step", "3", "--seed", "2")
+    chosen = (*words, "--holdout", "0.3", "--classes_per_step", "3", "--seed", "2")
+    planned = run_script(*chosen, "--dry_run")
+    assert planned.status == 0 and not (tmp_path / "run").exists(), planned.errors
+    assert "Step 2: 1 class(es), 2 new images and 12 exemplars to learn from" in planned.output
+    assert "Few images: class tulip has 2 to learn from." in planned.output and "s an update" in planned.output
+
+    done = run_script(*chosen)
     assert done.status == 0, done.errors
     assert "2 steps of 3 and 1 classes" in done.output
     assert "Not measured, as they have no test image: 1 class(es), tulip" in done.output
