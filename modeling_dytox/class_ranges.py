@@ -22,6 +22,8 @@ class IncrementalModel(PreTrainedModel):
     """
 
     num_labels: int
+    #: Which features of a frozen encoder `forward` takes in place of `pixel_values`: `tokens` or `pooled`.
+    cached_input = "tokens"
 
     @property
     def frozen_patterns(self) -> tuple[str, ...]:

@@ -149,6 +149,15 @@ class EncoderArguments:
         "Which of the hidden states of the encoder gives the patch tokens, from 0. By default its last."
     )
     freeze_encoder: bool | None = option("Whether the encoder never trains. By default a pretrained one does not.")
+    cached_views: NonNegativeInt | None = option(
+        "Views of each training image that a frozen encoder sees once, whose features are kept on disk: the first is "
+        "the image itself, the others are augmented. 0 runs the encoder on every image anew. By default 1 where the "
+        "encoder is frozen: no augmentation."
+    )
+    feature_cache_dir: str | None = option(
+        "Folder of these features, shared by all runs. By default 'dytox_features' in the cache of Hugging Face."
+    )
+    feature_cache_gb: PositiveFloat = option("The most that the features of a run may take there, in GB.", 20.0)
     center_crop: bool = option(
         "Crop the centre of images where the processor of the encoder does; otherwise whole images are resized.", True
     )
@@ -288,6 +297,8 @@ class Arguments:
         sizes = self.data.classes_per_step
         # As recipes have always had it; the classes and sizes of a file of steps stand in the other options.
         recipe["classes_per_step"] = sizes[0] if sizes is not None and len(sizes) == 1 else sizes
+        for name in ("feature_cache_dir", "feature_cache_gb"):
+            recipe.pop(name, None)
         for name in ("steps", "num_workers", "per_device_eval_batch_size", "attn_implementation", "torch_compile"):
             del recipe[name]
         return recipe

@@ -71,7 +71,7 @@ def run(arguments: Arguments, accelerator: Accelerator) -> None:
         return
     try:
         with make_publisher(setup) as publisher:
-            prepare(setup, lambda: check_hub(setup, publisher))
+            setup = prepare(setup, lambda: check_hub(setup, publisher))
             progress = resume(setup)
             show_finished(setup, progress, publisher)
             learn(setup, progress, publisher)

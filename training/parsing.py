@@ -338,6 +338,7 @@ def _check_encoder(encoder: EncoderArguments, continuation: ContinuationArgument
         "encoder_options": kind,
         "encoder_output": name or kind,
         "freeze_encoder": name or kind or continuation.model_name_or_path,
+        "cached_views": name or continuation.model_name_or_path,
     }
     for option, owner in needs.items():
         value = getattr(encoder, option)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from datasets import Dataset, Image, concatenate_datasets
@@ -10,6 +10,10 @@ from PIL import Image as PILImage
 from transformers.image_utils import load_image
 
 from hub.run.errors import InputError, one_line
+
+
+if TYPE_CHECKING:
+    from training.data.features import FeatureSource
 
 
 class UnfitImageError(ValueError):
@@ -30,12 +34,18 @@ class Examples:
         labels (`np.ndarray` of shape `(n,)`, int64): label ids, in the order of learning.
         source_indices (`np.ndarray` of shape `(n,)`, int64): row of each image in the split it comes from.
         transparency: what to do with pixels that are not opaque, see [`to_rgb`].
+        features (`FeatureSource`, *optional*): has what a frozen encoder makes of the images.
+        feature_rows (`np.ndarray` of shape `(n,)`, int64, *optional*): where it has those of each image.
+        kept_features (`np.ndarray`, *optional*): those of images of other data, which are in no table.
     """
 
     images: Dataset
     labels: np.ndarray
     source_indices: np.ndarray
     transparency: Transparency = "refuse"
+    features: "FeatureSource | None" = None
+    feature_rows: np.ndarray | None = None
+    kept_features: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not len(self.images) == len(self.labels) == len(self.source_indices):
@@ -55,6 +65,7 @@ class Examples:
             images=self.images.select(positions),
             labels=self.labels[positions],
             source_indices=self.source_indices[positions],
+            feature_rows=None if self.feature_rows is None else self.feature_rows[positions],
         )
 
     def of_classes(self, start: int, stop: int) -> "Examples":
@@ -152,4 +163,11 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
         images=concatenate_datasets([part.images for part in filled]),
         labels=np.concatenate([part.labels for part in filled]),
         source_indices=np.concatenate([part.source_indices for part in filled]),
+        feature_rows=_joined([part.feature_rows for part in filled]),
+        kept_features=next((part.kept_features for part in filled if part.kept_features is not None), None),
     )
+
+
+def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if len(known) == len(parts) else None

@@ -13,6 +13,7 @@ from transformers import ViTImageProcessor
 from training.data.augmentation import Normalizer
 from training.data.batches import Batches, BatchIndices
 from training.data.examples import Examples
+from training.data.features import read_features
 from training.seeding import derive_seed, isolated_randomness
 
 
@@ -25,7 +26,8 @@ class Batch(NamedTuple):
     Images of one forward pass.
 
     Args:
-        images (`torch.Tensor`): `(B, 3, height, width)`; uint8 pixels in training, `pixel_values` in evaluation.
+        images (`torch.Tensor`): `(B, 3, height, width)`; uint8 pixels in training, `pixel_values` in evaluation. Or
+            what a frozen encoder made of them, see [`training.data.features`].
         labels (`torch.Tensor`): `(B,)` label ids.
         weight (`float`): weight of this batch's mean loss within its update.
     """
@@ -61,6 +63,9 @@ class _AugmentedBatches(Dataset):
             augmentation_seed((*self.seed, item.epoch), source, copy)
             for source, copy in zip(self.examples.source_indices[positions], copies, strict=True)
         ]
+        if self.examples.features is not None:
+            features = read_features(self.examples, positions, seeds)
+            return Batch(features, torch.from_numpy(self.examples.labels[positions]), weight)
         images = augment(self.examples.images_at(positions), self.transform, seeds)
         return Batch(images, torch.from_numpy(self.examples.labels[positions]), weight)
 
@@ -73,6 +78,9 @@ class _PixelValues(Dataset):
         self.prepare = prepare
 
     def __getitem__(self, positions: np.ndarray) -> Batch:
+        if self.examples.features is not None and isinstance(self.prepare, EvalTransform):
+            features = read_features(self.examples, positions)
+            return Batch(features, torch.from_numpy(self.examples.labels[positions]))
         pixel_values = self.prepare(self.examples.images_at(positions), self.examples.source_indices[positions])
         return Batch(pixel_values, torch.from_numpy(self.examples.labels[positions]))
 

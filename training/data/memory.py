@@ -1,6 +1,6 @@
 """The rehearsal memory: a bounded set of old images, herded once, one for the whole run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,8 @@ class RehearsalMemory:
         self.transparency = transparency
         self.num_classes = num_classes
         self.examples: Examples | None = None
+        #: What else is known of exemplars that are loaded, by the steps that brought them.
+        self.attach: Callable[[Examples, np.ndarray], Examples] = lambda examples, steps: examples
         self.steps = np.zeros(0, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -132,8 +134,8 @@ class RehearsalMemory:
                 "--overwrite_output_dir."
             ) from error
         labels, sources = (np.array(columns[name], dtype=np.int64) for name in ("label", "source_index"))
-        self.examples = Examples(images, labels, sources, self.transparency)
         self.steps = np.array(columns["step"], dtype=np.int64)
+        self.examples = self.attach(Examples(images, labels, sources, self.transparency), self.steps)
 
 
 def _without_paths(table: pa.Table) -> pa.Table:

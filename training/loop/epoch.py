@@ -104,7 +104,9 @@ class EpochTrainer:
     def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Pixel values and targets on the device, mixed where MixUp is on."""
         device = self.accelerator.device
-        pixel_values = self.normalize(batch.images.to(device, non_blocking=True))
+        images = batch.images.to(device, non_blocking=True)
+        # Features of a frozen encoder are read as they are.
+        pixel_values = self.normalize(images) if images.dtype == torch.uint8 else images
         labels = batch.labels.to(device, non_blocking=True)
         if self.mixup is not None:
             return self.mixup(pixel_values, labels)

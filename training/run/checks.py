@@ -52,7 +52,20 @@ def check_precision(accelerator: Accelerator, phases: Iterable[Phase]) -> None:
             )
 
 
-def check_images(scenario: Scenario, accelerator: Accelerator, exemplars: Examples | None = None) -> dict[str, str]:
+class CheckedImages(NamedTuple):
+    """
+    Digests of the images that were read. Equal data give equal digests, on any number of processes.
+
+    Args:
+        fingerprints (`dict[str, str]`): for each split one of class names, labels and pixels.
+        pixels (`dict[str, str]`): for each split one of the pixels alone.
+    """
+
+    fingerprints: dict[str, str]
+    pixels: dict[str, str]
+
+
+def check_images(scenario: Scenario, accelerator: Accelerator, exemplars: Examples | None = None) -> CheckedImages:
     """
     Reads the images of both splits, shared out over the processes; of a large split, images at even distances.
 
@@ -62,18 +75,18 @@ def check_images(scenario: Scenario, accelerator: Accelerator, exemplars: Exampl
         exemplars (`Examples`, *optional*): a published memory, whose images are learned from as well.
 
     Returns:
-        `dict[str, str]`: for each split a fingerprint of class names, labels and the pixels that were read. Equal
-        data give equal fingerprints, on any number of processes.
+        `CheckedImages`: digests of `training` and `test`.
 
     Raises:
         InputError: an image cannot be read; raised on every process.
     """
-    fingerprints, contents = {}, {}
+    fingerprints, pixels, contents = {}, {}, {}
     if exemplars is not None:
         contents["memory"] = _read_all(exemplars, "memory", accelerator)
     for name, examples in (("training", scenario.train), ("test", scenario.test)):
         contents[name] = _read_all(examples, name, accelerator)
         fingerprints[name] = _fingerprint(examples, scenario.class_names, contents[name].placed_digests)
+        pixels[name] = str(contents[name].placed_digests)
     test = contents.pop("test").digests
     num_equal = len(test & set().union(*(read.digests for read in contents.values())))
     if num_equal and accelerator.is_main_process:
@@ -81,7 +94,7 @@ def check_images(scenario: Scenario, accelerator: Accelerator, exemplars: Exampl
             f"{num_equal:,} test image(s) are equal to images that are learned from, pixel by pixel: the accuracy on "
             "them says nothing about new images."
         )
-    return fingerprints
+    return CheckedImages(fingerprints, pixels)
 
 
 def check_disk(

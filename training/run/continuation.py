@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, ViTImageProcessor
 from hub.run.errors import InputError
 from hub.run.results import Ancestor, RunResults
 from modeling_dytox import IncrementalModel
-from training.arguments import Arguments, ContinuationArguments, ModelArguments
+from training.arguments import Arguments, ContinuationArguments, EncoderArguments, ModelArguments
 from training.data.scenario import LearnedClasses
 from training.methods import METHODS, Method, method_named
 from training.run.model_source import ModelSource, source_to_continue
@@ -60,9 +60,14 @@ class Continuation:
         """
         config = self.model.config
         sizes = _with_values_of(config, arguments.model, ModelArguments())
+        encoder = arguments.encoder
+        if config.encoder_config is not None:
+            encoder = _with_values_of(config, encoder, EncoderArguments())
+        if encoder.cached_views is None and config.freeze_encoder:
+            encoder = replace(encoder, cached_views=1)
         own = _with_values_of(config, arguments.options, type(arguments.options)())
         pinned = replace(self.options, model_revision=self.source.commit)
-        return replace(arguments, continuation=pinned, model=sizes, options=own)
+        return replace(arguments, continuation=pinned, model=sizes, encoder=encoder, options=own)
 
     def empty_model(self) -> IncrementalModel:
         """A model of the same shape, with weights of its own."""

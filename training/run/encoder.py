@@ -99,7 +99,12 @@ def load_encoder(arguments: Arguments) -> tuple[Arguments, Encoder | None]:
             f"--method {arguments.method.method} copies the encoder for each step, and frozen copies would learn "
             "nothing: add --freeze_encoder false, or choose another method."
         )
-    options = replace(options, freeze_encoder=frozen)
+    views = options.cached_views if options.cached_views is not None else int(frozen)
+    if views and not frozen:
+        raise InputError(
+            f"--cached_views {views} keeps what a frozen encoder makes: leave it out, or freeze the encoder."
+        )
+    options = replace(options, freeze_encoder=frozen, cached_views=views)
     fields = {
         "image_size": size,
         "encoder_config": config.to_dict(),

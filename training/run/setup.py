@@ -1,7 +1,7 @@
 """What a run works with, and the checks before anything is trained."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from transformers import ViTImageProcessor
 
+from hub.run.errors import InputError
 from hub.run.text import printable
 from modeling_dytox import IncrementalModel
 from modeling_dytox.encoders import is_of_encoder
@@ -28,6 +29,7 @@ from training.methods import Method, make_method
 from training.run.checks import check_disk, check_images, check_precision, check_shared, check_shared_memory
 from training.run.continuation import Continuation, load_continuation
 from training.run.encoder import Encoder, load_encoder
+from training.run.feature_cache import cached_scenario
 from training.run.published_memory import load_published_memory
 from training.run.recipe import recipe_of, without_local_paths
 from training.run.run_folder import RunFolder
@@ -139,13 +141,16 @@ def set_up(arguments: Arguments, accelerator: Accelerator) -> Setup:
     )
 
 
-def prepare(setup: Setup, check_hub: Callable[[], object]) -> None:
+def prepare(setup: Setup, check_hub: Callable[[], object]) -> Setup:
     """
     Checks what only a look at the folder, the disk, the Hub and the images can find, then opens the folder.
 
     Args:
         setup (`Setup`): the run.
         check_hub: asks the Hub, if it will be needed, whether it would accept what this run publishes.
+
+    Returns:
+        `Setup`: the run, whose images have what a frozen encoder makes of them.
 
     Raises:
         UserError: the Hub refuses, an image cannot be read, the disk is too small, there is no memory to continue
@@ -157,11 +162,44 @@ def prepare(setup: Setup, check_hub: Callable[[], object]) -> None:
     on_main_process(setup.accelerator, check_hub)
     setup.accelerator.print("\n".join(describe(setup)))
     exemplars = None if setup.memory is None else setup.memory.examples
-    fingerprint |= check_images(setup.scenario, setup.accelerator, exemplars)
+    checked = check_images(setup.scenario, setup.accelerator, exemplars)
+    fingerprint |= checked.fingerprints
     on_main_process(setup.accelerator, lambda: setup.folder.open(fingerprint, overwrite=output.overwrite_output_dir))
     check_shared(setup.folder.path, setup.accelerator)
     config = {name: str(value) for name, value in without_local_paths(setup.folder.recipe).items()}
     setup.accelerator.init_trackers("dytox", config=config)
+    return with_features(setup, checked.pixels)
+
+
+def with_features(setup: Setup, pixels: dict[str, str]) -> Setup:
+    """
+    The run with the features that a frozen encoder makes of its images, unless the options ask for none.
+
+    Args:
+        setup (`Setup`): the run.
+        pixels (`dict[str, str]`): digests of its images, see [`CheckedImages`].
+
+    Raises:
+        InputError: they would take too much room.
+    """
+    options, continuation, memory = setup.arguments.encoder, setup.continuation, setup.memory
+    if not options.cached_views:
+        return setup
+    if setup.arguments.optimization.mixup_alpha:
+        raise InputError("--mixup_alpha mixes images, of which only features are kept: add --cached_views 0.")
+    model = continuation.model if continuation else setup.method.build(setup.scenario.steps[0])
+    num_views = options.cached_views
+    note = "without augmentation" if num_views == 1 else f"in {num_views} views, {num_views - 1} of them augmented"
+    setup.accelerator.print(f"Each training image is seen by the frozen encoder {note}.")
+    scenario, source = cached_scenario(
+        setup.scenario, model, options, setup.processor, setup.trainer.transform, pixels, setup.accelerator
+    )
+    if memory is not None:
+        known = setup.num_known_steps
+        memory.attach = lambda examples, steps: source.of_memory(examples, steps > known)
+        if memory.examples is not None:
+            memory.examples = memory.attach(memory.examples, memory.steps)
+    return replace(setup, scenario=scenario)
 
 
 def _processor(arguments: Arguments, continuation: Continuation | None, encoder: Encoder | None) -> ViTImageProcessor:

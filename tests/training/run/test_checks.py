@@ -112,7 +112,7 @@ def test_equal_images_have_equal_fingerprints_on_any_number_of_processes(
 def test_other_images_places_and_names_have_other_fingerprints(scenario_of: MakeScenario) -> None:
     scenarios = [scenario_of([0, 1, 2, 3]), scenario_of([0, 3, 2, 1]), scenario_of([0, 1, 2, 4])]
     scenarios.append(scenario_of([0, 1, 2, 3], ("a", "c")))
-    assert len({check_images(scenario, Accelerator())["training"] for scenario in scenarios}) == 4
+    assert len({check_images(scenario, Accelerator()).fingerprints["training"] for scenario in scenarios}) == 4
 
 
 @pytest.mark.parametrize(("offset", "num_equal"), [(0, 12), (10, 2), (12, 0)])

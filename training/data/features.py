@@ -1,0 +1,180 @@
+"""
+What a frozen encoder makes of images, computed once and kept on disk.
+
+A table holds the features of a set of images in rows, computed in batches of fixed rows: the bytes do not depend on
+processes, on the batch size of a run or on where a run was killed. Each batch has a digest; one that does not fit is
+computed again.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from training.data.examples import Examples
+
+
+#: Rows that are computed together.
+BATCH_ROWS = 32
+_DIGEST_BYTES = 16
+# Rows of the three tables of a run, in one space of numbers.
+_TEST_ROWS, _MEMORY_ROWS = 1 << 40, 1 << 41
+
+
+class FeatureTable:
+    """
+    Features of a set of images, one file for each kind and view.
+
+    Args:
+        folder (`Path`): where the files are; made if needed.
+        num_rows (`int`): images.
+        shapes (`Mapping[str, tuple[int, ...]]`): of the features of an image, by kind: `tokens`, `pooled`.
+        dtype (`np.dtype`): in which they are kept.
+        num_views (`int`): views of each image.
+    """
+
+    def __init__(
+        self, folder: Path, num_rows: int, shapes: Mapping[str, tuple[int, ...]], dtype: str, num_views: int = 1
+    ) -> None:
+        self.folder = folder
+        self.num_rows = num_rows
+        self.num_views = num_views
+        folder.mkdir(parents=True, exist_ok=True)
+        self.arrays = {
+            (kind, view): self._open(f"{kind}{view}.bin", (num_rows, *shape), dtype)
+            for kind, shape in shapes.items()
+            for view in range(num_views)
+        }
+        self.digests = {
+            key: self._open(f"{key[0]}{key[1]}.digests", (self.num_batches, _DIGEST_BYTES), "uint8")
+            for key in self.arrays
+        }
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of rows of each view."""
+        return -(-self.num_rows // BATCH_ROWS)
+
+    def rows_of(self, batch: int) -> np.ndarray:
+        """The rows of a batch."""
+        return np.arange(batch * BATCH_ROWS, min((batch + 1) * BATCH_ROWS, self.num_rows))
+
+    def is_done(self, batch: int, view: int) -> bool:
+        """Whether all features of a batch are there and undamaged."""
+        keys = [key for key in self.arrays if key[1] == view]
+        return all(self.digests[key][batch].tobytes() == self._digest(key, batch) for key in keys)
+
+    def write(self, batch: int, view: int, features: Mapping[str, np.ndarray]) -> None:
+        """Keeps the features of a batch; kinds that the table does not keep are left out."""
+        for kind, values in features.items():
+            if (key := (kind, view)) in self.arrays:
+                self.arrays[key][self.rows_of(batch)] = values
+                self.digests[key][batch] = np.frombuffer(self._digest(key, batch), dtype=np.uint8)
+
+    def flush(self) -> None:
+        """Writes what is in memory to the disk."""
+        for array in (*self.arrays.values(), *self.digests.values()):
+            array.flush()
+
+    def read(self, kind: str, rows: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """Features `(n, ...)` of rows, each of its view, as float32."""
+        first = self.arrays[kind, 0]
+        values = np.empty((len(rows), *first.shape[1:]), dtype=np.float32)
+        for view in np.unique(views).tolist():
+            chosen = views == view
+            values[chosen] = self.arrays[kind, view][rows[chosen]]
+        return values
+
+    def _digest(self, key: tuple[str, int], batch: int) -> bytes:
+        digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        digest.update(np.ascontiguousarray(self.arrays[key][self.rows_of(batch)]).data)
+        return digest.digest()
+
+    def _open(self, name: str, shape: tuple[int, ...], dtype: str) -> np.memmap:
+        path = self.folder / name
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        with path.open("ab") as file:
+            # Another run may do the same now; what is there stays.
+            if file.tell() != size:
+                file.truncate(size)
+        return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """
+    The features of all images of a run.
+
+    Args:
+        kind (`str`): which features its models read: `tokens` or `pooled`.
+        train, test (`FeatureTable`): of the images of the data set; of the test images one view.
+        train_sources (`np.ndarray`): source index of each training row, ascending or not.
+        compute: gives the features of that kind of examples of other data, exactly and one by one, in float32.
+    """
+
+    kind: str
+    train: FeatureTable
+    test: FeatureTable
+    train_sources: np.ndarray
+    compute: Callable[[Examples], np.ndarray]
+
+    def of_split(self, examples: Examples, is_test: bool = False) -> Examples:
+        """All images of a split, with their rows."""
+        rows = np.arange(len(examples)) + (_TEST_ROWS if is_test else 0)
+        return replace(examples, features=self, feature_rows=rows, kept_features=None)
+
+    def of_memory(self, examples: Examples, is_own: np.ndarray) -> Examples:
+        """
+        Exemplars with their rows.
+
+        Args:
+            examples (`Examples`): exemplars.
+            is_own (`np.ndarray` of shape `(n,)`): which of them are of the data set of this run.
+        """
+        order = np.argsort(self.train_sources, kind="stable")
+        places = np.searchsorted(self.train_sources[order], examples.source_indices)
+        rows = order[np.minimum(places, len(order) - 1)]
+        others = np.flatnonzero(~is_own)
+        rows[others] = _MEMORY_ROWS + np.arange(len(others))
+        kept = self.compute(examples.select(others)) if len(others) else None
+        return replace(examples, features=self, feature_rows=rows, kept_features=kept)
+
+
+def read_features(examples: Examples, positions: np.ndarray, seeds: Sequence[int] | None = None) -> torch.Tensor:
+    """
+    Features of images that have some.
+
+    Args:
+        examples (`Examples`): their `features` say where these are.
+        positions (`np.ndarray`): of the images.
+        seeds (`Sequence[int]`, *optional*): draw the view of each image; without them the image as it is.
+
+    Returns:
+        `torch.Tensor` of shape `(n, N, E)` or `(n, P)`: what a model reads in place of `pixel_values`.
+    """
+    source, all_rows = examples.features, examples.feature_rows
+    assert source is not None and all_rows is not None
+    rows = all_rows[positions]
+    is_memory, is_test = rows >= _MEMORY_ROWS, (rows >= _TEST_ROWS) & (rows < _MEMORY_ROWS)
+    is_train = ~is_memory & ~is_test
+    views = np.zeros(len(rows), dtype=np.int64)
+    if seeds is not None:
+        views = np.array([seed % source.train.num_views for seed in seeds], dtype=np.int64)
+    parts = [
+        (is_train, lambda: source.train.read(source.kind, rows[is_train], views[is_train])),
+        (is_test, lambda: source.test.read(source.kind, rows[is_test] - _TEST_ROWS, np.zeros(is_test.sum(), int))),
+        (is_memory, lambda: _kept(examples)[rows[is_memory] - _MEMORY_ROWS]),
+    ]
+    found = [(where, values()) for where, values in parts if where.any()]
+    result = np.empty((len(rows), *found[0][1].shape[1:]), dtype=np.float32)
+    for where, values in found:
+        result[where] = values
+    return torch.from_numpy(result)
+
+
+def _kept(examples: Examples) -> np.ndarray:
+    assert examples.kept_features is not None
+    return examples.kept_features
