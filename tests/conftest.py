@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -43,18 +44,36 @@ def tiny_options() -> dict[str, object]:
 
 
 @pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small vision transformer for images of 8 pixels, as `save_pretrained` writes it."""
+    import torch
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    folder = tmp_path_factory.mktemp("encoder") / "vit"
+    config = ViTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.3] * 3).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def run_content() -> Callable[[Path], dict[str, object]]:
     """Reads all of a run that must not depend on how it was run: weights, configurations, memory and results."""
     return _run_content
+
+
+def _tensors_in(folder: Path) -> dict[str, Any]:
+    """The tensors of all shards."""
+    return {name: tensor for shard in folder.glob("model*.safetensors") for name, tensor in load_file(shard).items()}
 
 
 def _run_content(output_dir: Path) -> dict[str, object]:
     """Everything a run made that must not depend on how it was run: weights, memory and results."""
     content: dict[str, object] = {}
     for folder in sorted(output_dir.glob("step*")):
-        content[folder.name] = {
-            name: tensor.numpy().tobytes() for name, tensor in load_file(folder / "model.safetensors").items()
-        }
+        content[folder.name] = {name: tensor.numpy().tobytes() for name, tensor in _tensors_in(folder).items()}
         content[f"{folder.name}/config"] = (folder / "config.json").read_text()
     for file in sorted((output_dir / "memory").glob("*.parquet")):
         content[file.name] = pq.read_table(file).to_pydict()
