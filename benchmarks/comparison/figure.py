@@ -57,7 +57,7 @@ def _draw_variant(axes: Axes, name: str, variant: VariantResults, colour: str, m
     accuracy = np.array([run.accuracy for run in runs], dtype=float)
     mean = accuracy.mean(axis=0)
     label = name if variant.num_seeds == str(len(variant.seeds)) else f"{name} ({variant.num_seeds})"
-    axes.plot(classes, mean, color=colour, marker=mark, ms=5, lw=1.8, label=label)
+    axes.plot(classes, mean, color=colour, marker=mark, ms=5, lw=1.8, label=label, clip_on=False)
     if len(runs) > 1:
         deviation = accuracy.std(axis=0, ddof=1)
         axes.fill_between(classes, mean - deviation, mean + deviation, color=colour, alpha=0.18, lw=0)

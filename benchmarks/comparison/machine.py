@@ -114,14 +114,14 @@ def _public(word: str) -> str:
 
 def _print_process() -> None:
     import torch
-    from accelerate import PartialState
+    from accelerate import Accelerator
 
-    state = PartialState()
-    if state.is_main_process:
+    accelerator = Accelerator()
+    if accelerator.is_main_process:
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-        found = Machine(processor_name(), gpu, torch.__version__, torch.get_num_threads(), state.num_processes)
+        found = Machine(processor_name(), gpu, torch.__version__, torch.get_num_threads(), accelerator.num_processes)
         sys.stdout.write(json.dumps(asdict(found)) + "\n")
-    state.destroy_process_group()
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

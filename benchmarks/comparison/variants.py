@@ -87,6 +87,8 @@ def _from_options(name: str, options: Any, file: Path) -> Variant:
 def _words(options: Mapping[str, Any]) -> Iterator[str]:
     for name, value in options.items():
         values = value if isinstance(value, list) else [value]
+        if value is None:
+            continue
         if len(values) == 1:
             # In one piece: a value such as -1e-4 alone would look like an option.
             yield f"--{name}={values[0]}"
