@@ -79,18 +79,26 @@ def draw_figures(
     for name, figure in figures.items():
         path = Path(folder) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        _save(figure, path)
+        save_figure(figure, path)
     return [Path(folder) / name for name in figures]
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
+    """Fonts, colours and axes of all figures, independent of the user's matplotlib style."""
     with matplotlib.style.context(["default", _STYLE]):
         yield
 
 
-@_style()
-def _save(figure: Figure, path: Path) -> None:
+@figure_style()
+def save_figure(figure: Figure, path: Path) -> None:
+    """
+    Writes a figure as a PNG, aside and then renamed.
+
+    Args:
+        figure (`Figure`): without a canvas.
+        path (`Path`): the file; its folder exists.
+    """
     FigureCanvasAgg(figure)
     with warnings.catch_warnings(), replaced(path) as partial:
         # The bundled font lacks some scripts; a box in the name of a data set is no reason to alarm the user.
@@ -106,7 +114,7 @@ def _save(figure: Figure, path: Path) -> None:
         )
 
 
-@_style()
+@figure_style()
 def accuracy_per_step(run: RunResults, other_runs: Sequence[OtherRun] = ()) -> Figure:
     """
     Accuracy after each step, its average so far, and the level of guessing.
@@ -225,7 +233,7 @@ def _step_axis(axes: Axes, run: RunResults) -> None:
     axes.set_xlabel("step, and number of classes seen")
 
 
-@_style()
+@figure_style()
 def accuracy_matrix(run: RunResults) -> Figure:
     """
     Accuracy after step i (row) on the classes of step j (column), j <= i; with numbers up to ten steps.
@@ -296,7 +304,7 @@ def _annotate(axes: Axes, run: RunResults) -> None:
             axes.text(j, i, f"{100 * accuracy:.0f}", ha="center", va="center", color=color)
 
 
-@_style()
+@figure_style()
 def calibration(run: RunResults) -> Figure:
     """
     The reliability diagram of the last step, whose bins were recorded: accuracy against mean confidence in each bin of

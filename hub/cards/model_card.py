@@ -330,7 +330,7 @@ def _percent(fraction: float | None) -> str:
 
 
 def _percent_of(spread: Spread | None) -> str:
-    return _ABSENT if spread is None else f"{100 * spread.mean:.2f} ± {100 * spread.deviation:.2f} %"
+    return _ABSENT if spread is None else f"{spread.text()} %"
 
 
 def _duration(seconds: float | None) -> str:
