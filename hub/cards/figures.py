@@ -347,7 +347,7 @@ def calibration(run: RunResults) -> Figure:
     return figure
 
 
-@_style()
+@figure_style()
 def confusion_matrix(run: RunResults, confusion: Confusion) -> Figure:
     """
     As what the test images of each class (row) were predicted (column), as shares of the row: classes in the order of
