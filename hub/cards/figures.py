@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 
 from hub.run.atomic import replaced
@@ -248,7 +249,7 @@ def accuracy_matrix(run: RunResults) -> Figure:
     image = axes.imshow(_matrix(run), cmap="viridis", vmin=0, vmax=1, extent=(0.5, count + 0.5, count + 0.5, 0.5))
     has_gaps = _hatch_gaps(axes, run)
     _outline_ancestors(axes, run)
-    _titles(axes, "Accuracy matrix", run, *["hatched: no images"] * has_gaps)
+    subtitle = _titles(axes, "Accuracy matrix", run, *["hatched: no images"] * has_gaps)
     axes.set_xlabel("accuracy on the classes of step …")
     axes.set_ylabel("… after step")
     axes.spines[:].set_visible(False)
@@ -261,6 +262,11 @@ def accuracy_matrix(run: RunResults) -> Figure:
     bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1, decimals=0), shrink=0.8, aspect=24, pad=0.03)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
+    # A long subtitle goes beyond the matrix; it would push the bar aside.
+    subtitle.set_in_layout(False)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    subtitle.set_in_layout(True)
     return figure
 
 
@@ -426,13 +432,13 @@ def _ticks(count: int) -> list[int]:
     return [1, *(int(tick) for tick in ticks if 1 < tick <= count)]
 
 
-def _titles(axes: Axes, name: str, run: RunResults, *notes: str) -> None:
-    """The title, and below it in grey what was learned, by which method, and notes."""
+def _titles(axes: Axes, name: str, run: RunResults, *notes: str) -> Annotation:
+    """The title, and below it in grey what was learned, by which method, and notes; returns the latter."""
     names = [printable(without_local_path(dataset)) for dataset in run.datasets]
     names = names if len(names) <= 2 else [names[0], "…", names[-1]]
     subject = _shorten(f"{' → '.join(names)} · {printable(run.method)}", _MAX_SUBJECT)
     axes.set_title(name)
-    axes.annotate(
+    return axes.annotate(
         " · ".join([subject, *notes]),
         (0, 1),
         xycoords="axes fraction",

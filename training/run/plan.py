@@ -6,21 +6,21 @@ from training.data.scenario import Step
 from training.loop.context import StepContext
 from training.methods import Phase
 from training.run.checks import check_images
-from training.run.setup import Setup, check_folder, describe
+from training.run.setup import Setup, describe
 
 
-def plan(setup: Setup, first: StepContext) -> list[str]:
+def plan(setup: Setup, first: StepContext, disk: str) -> list[str]:
     """
     The plan in lines. Images are read as before a run, and a few updates of the first step are timed.
 
     Args:
         setup (`Setup`): the run.
         first (`StepContext`): its first step, with the model that learns it; the model is changed.
+        disk (`str`): what it needs, in words, see [`check_folder`].
 
     Raises:
         UserError: the run would be refused.
     """
-    disk = check_folder(setup)
     lines = describe(setup)
     check_images(setup.scenario, setup.accelerator)
     phase = setup.method.phases(first.step)[0]
@@ -30,11 +30,19 @@ def plan(setup: Setup, first: StepContext) -> list[str]:
     return [
         *lines,
         *steps,
-        f"{seconds:.2g} s an update: the mean of five updates of step {first.step.number} on this machine. Later "
+        f"{seconds:.2g} s an update: the mean of ten updates of step {first.step.number} on this machine. Later "
         "steps take longer where the model grows or has a teacher; evaluation is not counted.",
+        *_note_on_features(setup),
         f"Disk: {disk}.",
         "Nothing was written; the Hub was not asked. Without --dry_run the run begins.",
     ]
+
+
+def _note_on_features(setup: Setup) -> list[str]:
+    """Without the features of a run, which are not computed for a plan, updates take longer."""
+    if not setup.arguments.encoder.cached_views:
+        return []
+    return ["These updates ran the frozen encoder; the run keeps what it makes of each image, and is faster by that."]
 
 
 def _step_line(setup: Setup, step: Step, seconds_per_update: float) -> str:
