@@ -91,6 +91,14 @@ def figure_style() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _missing_glyphs_allowed() -> Iterator[None]:
+    """The bundled font lacks some scripts; a box in the name of a data set is no reason to alarm the user."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
 @figure_style()
 def save_figure(figure: Figure, path: Path) -> None:
     """
@@ -101,9 +109,7 @@ def save_figure(figure: Figure, path: Path) -> None:
         path (`Path`): the file; its folder exists.
     """
     FigureCanvasAgg(figure)
-    with warnings.catch_warnings(), replaced(path) as partial:
-        # The bundled font lacks some scripts; a box in the name of a data set is no reason to alarm the user.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    with _missing_glyphs_allowed(), replaced(path) as partial:
         figure.savefig(
             partial,
             format="png",
@@ -264,7 +270,8 @@ def accuracy_matrix(run: RunResults) -> Figure:
     bar.ax.tick_params(length=0)
     # A long subtitle goes beyond the matrix; it would push the bar aside.
     subtitle.set_in_layout(False)
-    figure.draw_without_rendering()
+    with _missing_glyphs_allowed():
+        figure.draw_without_rendering()
     figure.set_layout_engine("none")
     subtitle.set_in_layout(True)
     return figure

@@ -99,7 +99,8 @@ def _shapes(encoder: Any, scenario: Scenario, processor: ViTImageProcessor) -> d
 @torch.no_grad()
 def _features(encoder: Any, examples: Examples, positions: np.ndarray, prepare: Any) -> dict[str, np.ndarray]:
     pixel_values = prepare(examples.images_at(positions), examples.source_indices[positions])
-    features: EncoderFeatures = encoder.features(pixel_values.to(encoder.device))
+    pixel_values = pixel_values.to(encoder.device, memory_format=torch.channels_last)
+    features: EncoderFeatures = encoder.features(pixel_values)
     return {kind: values.float().cpu().numpy() for kind, values in features._asdict().items()}
 
 
@@ -131,6 +132,8 @@ def _fill(
 ) -> None:
     """Computes the batches that are missing or damaged, shared out over the processes."""
     encoder.eval()
+    # Several times faster for convolutions on CPUs.
+    encoder.encoder.to(memory_format=torch.channels_last)
     missing = [
         (batch, view)
         for view in range(table.num_views)
@@ -148,6 +151,7 @@ def _fill(
         for values in features.values():
             _check_range(values, table)
         table.write(batch, view, features)
+    encoder.encoder.to(memory_format=torch.contiguous_format)
     table.flush()
     accelerator.wait_for_everyone()
 
