@@ -31,12 +31,18 @@ class EncoderFeatures(NamedTuple):
 
 
 def make_encoder(config: Any) -> PreTrainedModel:
-    """The encoder that a config describes, with new weights."""
-    encoder: PreTrainedModel = AutoModel.from_config(config.encoder_config)
+    """The encoder that a config describes, with new weights, and without the pooler that many have and none uses."""
+    encoder: PreTrainedModel
+    try:
+        encoder = AutoModel.from_config(config.encoder_config, add_pooling_layer=False)
+    except TypeError:
+        encoder = AutoModel.from_config(config.encoder_config)
     return encoder
 
 
-def run_encoder(encoder: PreTrainedModel, pixel_values: torch.Tensor, config: Any) -> EncoderFeatures:
+def run_encoder(
+    encoder: PreTrainedModel, pixel_values: torch.Tensor, config: Any, **kwargs: Any
+) -> tuple[Any, EncoderFeatures]:
     """
     Runs an encoder.
 
@@ -44,14 +50,21 @@ def run_encoder(encoder: PreTrainedModel, pixel_values: torch.Tensor, config: An
         encoder (`nn.Module`): of [`make_encoder`].
         pixel_values (`torch.Tensor` of shape `(B, num_channels, height, width)`): images.
         config: has `num_prefix_tokens`, `encoder_output` and `image_height_width`.
+        **kwargs: such as `output_hidden_states`; those that the encoder does not have are left out.
+
+    Returns:
+        `tuple[Any, EncoderFeatures]`: the outputs of the encoder, and its features.
     """
-    options = _position_options(encoder, config)
+    taken = inspect.signature(encoder.forward).parameters.values()
+    takes_all = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken)
+    options = {name: value for name, value in kwargs.items() if takes_all or name in {each.name for each in taken}}
+    options |= _position_options(encoder, config)
     if config.encoder_output is not None:
         options["output_hidden_states"] = True
     outputs = encoder(pixel_values.to(encoder.dtype), **options)
     last = outputs.last_hidden_state
     chosen = last if config.encoder_output is None else outputs.hidden_states[config.encoder_output]
-    return EncoderFeatures(_patch_tokens(chosen, config), _pooled(last, config))
+    return outputs, EncoderFeatures(_patch_tokens(chosen, config), _pooled(last, config))
 
 
 def _patch_tokens(hidden_state: torch.Tensor, config: Any) -> torch.Tensor:

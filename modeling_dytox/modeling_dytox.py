@@ -544,8 +544,8 @@ class DyToxModel(DyToxPreTrainedModel):
         self.task_tokens.append(nn.Parameter(torch.empty_like(last).requires_grad_()))
         init.trunc_normal_(self.task_tokens[-1], std=self.config.initializer_range)
 
+    @can_return_tuple
     @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
     def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> DyToxModelOutput:
         r"""
         Args:
@@ -560,7 +560,23 @@ class DyToxModel(DyToxPreTrainedModel):
         Raises:
             `ValueError`: if `pixel_values` do not have the channels, height and width of the configuration.
         """
-        patch_tokens = self.encode(pixel_values, **kwargs)
+        if self.config.encoder_config is None:
+            outputs: DyToxModelOutput = self._forward_with_own_encoder(pixel_values, **kwargs)
+            return outputs
+        of_encoder: Any = {}
+        if pixel_values.ndim == 4:
+            asked = {name: kwargs[name] for name in ("output_hidden_states", "output_attentions") if kwargs.get(name)}
+            of_encoder, features = self._run_encoder(pixel_values, **asked)
+            pixel_values = features.tokens
+        outputs = self._decode_to_outputs(self.encode(pixel_values), **kwargs)
+        outputs.hidden_states, outputs.attentions = of_encoder.get("hidden_states"), of_encoder.get("attentions")
+        return outputs
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def _forward_with_own_encoder(self, pixel_values: torch.Tensor, **kwargs: Any) -> DyToxModelOutput:
+        return self._decode_to_outputs(self.encode(pixel_values, **kwargs), **kwargs)
+
+    def _decode_to_outputs(self, patch_tokens: torch.Tensor, **kwargs: Any) -> DyToxModelOutput:
         task_embeddings, task_attentions = self.decode(patch_tokens, **kwargs)
         wants_attentions = kwargs.get("output_attentions", self.config.output_attentions)
         return DyToxModelOutput(
@@ -592,8 +608,11 @@ class DyToxModel(DyToxPreTrainedModel):
 
     def features(self, pixel_values: torch.Tensor) -> EncoderFeatures:
         """What an encoder of `transformers` makes of images, see [`EncoderFeatures`]; no gradient if it is frozen."""
+        return self._run_encoder(pixel_values)[1]
+
+    def _run_encoder(self, pixel_values: torch.Tensor, **kwargs: Any) -> tuple[Any, EncoderFeatures]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
-            return run_encoder(self.encoder, pixel_values, self.config)
+            return run_encoder(self.encoder, pixel_values, self.config, **kwargs)
 
     def decode(
         self, patch_tokens: torch.Tensor, **kwargs: Any

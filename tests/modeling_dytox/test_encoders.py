@@ -6,15 +6,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 
 from modeling_dytox import MODELS, IncrementalModel
-from modeling_dytox.encoders import measure_encoder
+from modeling_dytox.encoders import make_encoder, measure_encoder
 
 
 VIT: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
@@ -54,17 +55,16 @@ INTERPOLATED = ("vit", "deit", "beit", "siglip_vision_model", "clip_vision_model
 MODEL_TYPES = ["dytox", "growing_head"]
 
 
-def make_encoder(family: str) -> PreTrainedModel:
+def encoder_of(family: str) -> PreTrainedModel:
     fields, *_ = FAMILIES[family]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        encoder: PreTrainedModel = AutoModel.from_config(AutoConfig.for_model(family, **fields)).eval()
-    return encoder
+        return make_encoder(SimpleNamespace(encoder_config=AutoConfig.for_model(family, **fields))).eval()
 
 
 def make_model(family: str, model_type: str = "dytox", **fields: Any) -> tuple[IncrementalModel, PreTrainedModel]:
     """A model of two steps with a frozen encoder, in eval mode, and the encoder that it got its weights from."""
-    encoder, side = make_encoder(family), FAMILIES[family][1]
+    encoder, side = encoder_of(family), FAMILIES[family][1]
     chosen: dict[str, Any] = {"image_size": side, "hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 32}
     chosen |= measure_encoder(encoder, {"image_size": (side, side)} | fields)
     chosen |= {"encoder_config": encoder.config.to_dict(), "freeze_encoder": True, "class_ranges": [[0, 3]]}

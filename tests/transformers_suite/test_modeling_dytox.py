@@ -1,5 +1,6 @@
 """The tests that `transformers` asks of each of its own models, on ours."""
 
+import copy
 import unittest
 from collections.abc import Iterator
 from typing import Any
@@ -61,12 +62,17 @@ class DyToxModelTester:
     num_attention_heads = SIZES["num_attention_heads"]
     seq_length = (SIZES["image_size"] // SIZES["patch_size"]) ** 2
 
-    def __init__(self, config_class: type[DyToxConfig], class_ranges: list[list[int]] | None) -> None:
+    def __init__(
+        self, config_class: type[DyToxConfig], class_ranges: list[list[int]] | None, fields: dict[str, Any]
+    ) -> None:
         self.config_class = config_class
         self.class_ranges = class_ranges
+        self.fields = fields
+        # The encoder's own hidden states have its class token.
+        self.seq_length = type(self).seq_length + fields.get("num_prefix_tokens", 0)
 
     def get_config(self) -> DyToxConfig:
-        return self.config_class(**SIZES, class_ranges=self.class_ranges)
+        return self.config_class(**SIZES, class_ranges=self.class_ranges, **copy.deepcopy(self.fields))
 
     def prepare_config_and_inputs_for_common(self) -> tuple[DyToxConfig, dict[str, torch.Tensor]]:
         shape = [BATCH_SIZE, 3, SIZES["image_size"], SIZES["image_size"]]
@@ -79,9 +85,10 @@ class DyToxModelTest(ModelTesterMixin, unittest.TestCase):
     # There is no vocabulary.
     test_resize_embeddings = False
     class_ranges: list[list[int]] | None = None
+    fields: dict[str, Any] = {}
 
     def setUp(self) -> None:
-        self.model_tester = DyToxModelTester(self.config_class, self.class_ranges)
+        self.model_tester = DyToxModelTester(self.config_class, self.class_ranges, self.fields)
         self.config_tester = ConfigTester(
             self, config_class=self.config_class, has_text_modality=False, hidden_size=36
         )
@@ -113,6 +120,30 @@ class DyToxTwoStepsModelTest(DyToxModelTest):
     @unittest.skip(reason="It changes num_labels alone, which contradicts class ranges that are written out.")
     def test_can_load_ignoring_mismatched_shapes(self) -> None:
         pass
+
+
+class NestedEncoderModelTest(DyToxModelTest):
+    """The same with a vision transformer as encoder."""
+
+    fields = {
+        "encoder_config": {
+            "model_type": "vit",
+            "image_size": 12,
+            "patch_size": 4,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 37,
+        },
+        "encoder_hidden_size": 32,
+        "encoder_pooled_size": 32,
+        "num_prefix_tokens": 1,
+    }
+
+    def test_model_get_set_embeddings(self) -> None:
+        for model_class in self.all_model_classes:
+            model = model_class(self.model_tester.get_config())
+            self.assertIs(model.get_input_embeddings(), model.base_model.encoder.get_input_embeddings())
 
 
 class GrowingHeadModelTest(DyToxModelTest):

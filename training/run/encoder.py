@@ -222,6 +222,7 @@ def _pretrained_model(options: EncoderArguments, config: PreTrainedConfig) -> Pr
             revision=options.encoder_revision,
             trust_remote_code=False,
             output_loading_info=True,
+            **_without_pooler(config),
             dtype=torch.float32,
             use_safetensors=True,
         )
@@ -241,6 +242,12 @@ def _pretrained_model(options: EncoderArguments, config: PreTrainedConfig) -> Pr
         for weight in loading["missing_keys"]:
             model.get_parameter(weight).zero_()
     return model.eval()
+
+
+def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
+    """As [`modeling_dytox.encoders.make_encoder`] makes encoders."""
+    kind: Any = AutoModel._model_mapping[type(config)]
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
 
 
 def _base_model(options: EncoderArguments) -> Mapping[str, str | None]:
