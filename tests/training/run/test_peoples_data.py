@@ -35,7 +35,7 @@ def photos(tmp_path: Path, noise_image: Callable[..., PILImage.Image]) -> Path:
 
 
 def test_folders_of_photographs_become_steps_and_what_was_measured_is_found_again(
-    photos: Path, tmp_path: Path, run_script: Callable[..., Any]
+    photos: Path, tmp_path: Path, run_script: Callable[..., Any], noise_image: Callable[..., PILImage.Image]
 ) -> None:
     options = SMALL | {"dataset_name": photos, "output_dir": tmp_path / "run"}
     words = [part for name, value in options.items() for part in (f"--{name}", str(value))]
@@ -59,6 +59,16 @@ def test_folders_of_photographs_become_steps_and_what_was_measured_is_found_agai
     assert second["forgetting"] == pytest.approx(first["accuracy"] - second["accuracy_per_step"][0])
     card = (tmp_path / "run" / "step2" / "README.md").read_text()
     assert "train (30% held out)" in card and "Accuracy on the 3 of 4 classes with test images" in card
+
+    # A week later: the plan of a fifth class, on top of what was learned.
+    heron = tmp_path / "new" / "heron"
+    heron.mkdir(parents=True)
+    for position in range(10):
+        noise_image(900 + position, 20, 15).save(heron / f"IMG_{position}.bmp")
+    more = ("--model_name_or_path", tmp_path / "run" / "step2", "--dataset_name", heron.parent, "--holdout", "0.3")
+    planned = run_script(*map(str, (*more, "--num_workers", 0, "--memory_size", 15, "--dry_run")))
+    assert planned.status == 0, planned.errors
+    assert "Step 3: 1 class(es)" in planned.output and "with --known_classes test" in planned.output
 
     again = ("--model", tmp_path / "run" / "step2", "--dataset_name", photos, "--holdout", 0.3, "--seed", 2)
     measured = run_script(*map(str, (*again, "--num_workers", 0)), main=evaluate.main)
