@@ -63,9 +63,10 @@ class FeatureHeadConfig(DyToxConfig):
         """Raises `ValueError` if there is no frozen encoder, or the head is given what it does not use."""
         check_shared_by_steps(self)
         if self.encoder_config is None or not self.freeze_encoder:
+            lacking = "encoder_config=None" if self.encoder_config is None else "freeze_encoder=False"
             raise ValueError(
-                f"freeze_encoder={self.freeze_encoder} with encoder_config={'None' if self.encoder_config is None else 'given'}"
-                f": models of type {self.model_type!r} need the config of an encoder, which is frozen."
+                f"{lacking}, but models of type {self.model_type!r} have a vision model of transformers that never "
+                "trains: give its config, and leave freeze_encoder out."
             )
         if self.projection_dim < 0 or (self.projection_dim and self.head != "ridge"):
             raise ValueError(

@@ -42,6 +42,7 @@ class FeatureHead(nn.Module):
     """
 
     projection: torch.Tensor | None
+    bias: nn.Parameter | None
 
     def __init__(self, config: FeatureHeadConfig, num_classes: int) -> None:
         super().__init__()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from safetensors.torch import load_file
+
+from tests.weights import load_weights
 
 
 ROOT = Path(__file__).parents[1]
@@ -52,10 +53,10 @@ def _run_content(output_dir: Path) -> dict[str, object]:
     """Everything a run made that must not depend on how it was run: weights, memory and results."""
     content: dict[str, object] = {}
     for folder in sorted(output_dir.glob("step*")):
-        content[folder.name] = {
-            name: tensor.numpy().tobytes() for name, tensor in load_file(folder / "model.safetensors").items()
-        }
+        content[folder.name] = {name: tensor.numpy().tobytes() for name, tensor in load_weights(folder).items()}
         content[f"{folder.name}/config"] = (folder / "config.json").read_text()
+        if (statistics := folder / "statistics.safetensors").exists():
+            content[f"{folder.name}/statistics"] = statistics.read_bytes()
     for file in sorted((output_dir / "memory").glob("*.parquet")):
         content[file.name] = pq.read_table(file).to_pydict()
     results = json.loads((output_dir / "results.json").read_text())

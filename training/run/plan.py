@@ -23,30 +23,46 @@ def plan(setup: Setup, first: StepContext) -> list[str]:
     disk = check_folder(setup)
     lines = describe(setup)
     check_images(setup.scenario, setup.accelerator)
-    phase = setup.method.phases(first.step)[0]
-    examples = first.examples(phase.data, phase.held_out)
-    seconds = setup.trainer.seconds_per_update(first.model, first.step, phase, examples)
+    seconds = _seconds_per_update(setup, first)
     steps = [_step_line(setup, step, seconds) for step in setup.scenario.steps]
     return [
         *lines,
         *steps,
-        f"{seconds:.2g} s an update: the mean of five updates of step {first.step.number} on this machine. Later "
-        "steps take longer where the model grows or has a teacher; evaluation is not counted.",
+        _timing_line(seconds, first.step),
         f"Disk: {disk}.",
         "Nothing was written; the Hub was not asked. Without --dry_run the run begins.",
     ]
 
 
-def _step_line(setup: Setup, step: Step, seconds_per_update: float) -> str:
+def _seconds_per_update(setup: Setup, first: StepContext) -> float | None:
+    """Of the first phase; None where the method has none."""
+    phases = setup.method.phases(first.step)
+    if not phases:
+        return None
+    examples = first.examples(phases[0].data, phases[0].held_out)
+    return setup.trainer.seconds_per_update(first.model, first.step, phases[0], examples)
+
+
+def _timing_line(seconds_per_update: float | None, step: Step) -> str:
+    if seconds_per_update is None:
+        return "No updates: the encoder sees each image once, and the weights are solved for."
+    return (
+        f"{seconds_per_update:.2g} s an update: the mean of five updates of step {step.number} on this machine. Later "
+        "steps take longer where the model grows or has a teacher; evaluation is not counted."
+    )
+
+
+def _step_line(setup: Setup, step: Step, seconds_per_update: float | None) -> str:
     updates = sum(
         setup.trainer.num_updates(_num_images(setup, step, phase), phase) for phase in setup.method.phases(step)
     )
     classes = len(step.class_names)
     exemplars = _num_exemplars(setup, step.num_old_classes)
     test = len(setup.scenario.seen_test(step))
+    duration = "" if seconds_per_update is None else f", about {_duration(updates * seconds_per_update)}"
     return (
         f"Step {step.number}: {classes} class(es), {len(step.train):,} new images and {exemplars:,} exemplars to "
-        f"learn from, {test:,} to test on; {updates:,} updates, about {_duration(updates * seconds_per_update)}"
+        f"learn from, {test:,} to test on; {updates:,} updates{duration}"
     )
 
 
