@@ -9,25 +9,27 @@ Each row is a run of `training/incremental.py` in its own folder. The same comma
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 if not __package__:
     # Launched as a file: Python puts this folder on the path, but not the root of the project.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks.comparison.machine import public_words
+from benchmarks.comparison.runs import Job, MeasuredRun, RunFailed, make_or_read
+from benchmarks.comparison.table import markdown_table, percents_text
+from benchmarks.comparison.variants import Variant
 from hub.run.atomic import write_aside
-from hub.run.errors import InputError
+from hub.run.errors import InputError, UserError
 from training.methods.dytox import DyTox
 from training.parsing import parse_arguments
 
 
-SCRIPT = Path(__file__).resolve().parents[1] / "training" / "incremental.py"
 RESULTS_FILE = "ablation.json"
 
 
@@ -49,47 +51,24 @@ COMPONENTS = (
 )
 
 
-@dataclass(frozen=True)
-class Row:
-    """
-    One row of the ablation.
-
-    Args:
-        name (`str`): component that it adds to the row before.
-        folder (`str`): name of its output folder.
-        switches (`tuple[str, ...]`): options of the command line that switch off the components of later rows.
-    """
-
-    name: str
-    folder: str
-    switches: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A row with the results of its run: fractions in 0..1, and the number of parameters after the last step."""
-
-    row: str
-    switches: tuple[str, ...]
-    average_incremental_accuracy: float | None
-    last_accuracy: float | None
-    forgetting: float | None
-    num_parameters: int
-
-
-def ablation_rows() -> list[Row]:
+def ablation_rows() -> list[Variant]:
     """Makes the rows from the baseline, without any of `COMPONENTS`, to DyTox, with all of them."""
     names = ["baseline", *(f"+ {component.name}" for component in COMPONENTS)]
     names[-1] += " (DyTox)"
-    rows = []
-    for count, name in enumerate(names):
-        folder = f"{count}_{COMPONENTS[count - 1].name if count else name}".replace(" ", "_")
-        switches = [word for component in COMPONENTS[count:] for word in (f"--{component.option}", component.off)]
-        rows.append(Row(name, folder, tuple(switches)))
-    return rows
+    switches = [(f"--{component.option}", component.off) for component in COMPONENTS]
+    return [
+        Variant(name, tuple(word for pair in switches[count:] for word in pair)) for count, name in enumerate(names)
+    ]
 
 
-def run_ablation(options: Sequence[str], output_dir: Path, launcher: Sequence[str]) -> list[Measured]:
+def row_folder(count: int) -> str:
+    """The name of the folder of a row, which adds `count` components."""
+    return f"{count}_{COMPONENTS[count - 1].name if count else 'baseline'}".replace(" ", "_")
+
+
+def run_ablation(
+    options: Sequence[str], output_dir: Path, launcher: Sequence[str]
+) -> list[tuple[Variant, MeasuredRun]]:
     """
     Runs all rows and writes `ablation.json` after each.
 
@@ -99,10 +78,11 @@ def run_ablation(options: Sequence[str], output_dir: Path, launcher: Sequence[st
         launcher (`Sequence[str]`): words that start the script.
 
     Returns:
-        `list[Measured]`: the results of all rows.
+        `list[tuple[Variant, MeasuredRun]]`: the rows with what they measured.
 
     Raises:
-        `InputError`: if the options or the folder cannot be used, or a run fails.
+        InputError: the options, the folder or the launcher cannot be used, or a run fails.
+        StepFolderError: a file of a run is damaged.
     """
     check_options(options)
     try:
@@ -111,25 +91,22 @@ def run_ablation(options: Sequence[str], output_dir: Path, launcher: Sequence[st
         raise InputError(
             f"--output_dir {output_dir} cannot be written ({error.strerror}): choose another folder."
         ) from error
-    measured: list[Measured] = []
-    for row in ablation_rows():
-        folder = output_dir / row.folder
-        sys.stderr.write(f"\n{row.name}: {folder}\n")
-        command = [*launcher, str(SCRIPT), *options, *row.switches, "--output_dir", str(folder)]
-        if status := launch(command):
+    measured: list[tuple[Variant, MeasuredRun]] = []
+    for count, row in enumerate(ablation_rows()):
+        job = Job(row.name, output_dir / row_folder(count), (*options, *row.options))
+        try:
+            measured.append((row, make_or_read(job, launcher)))
+        except RunFailed as error:
             raise InputError(
-                f"The row {row.name!r} ended with status {status}, see the reason above: fix it and run the same "
-                "command again to resume."
-            )
-        measured.append(read_results(row, folder))
-        content = {"options": list(options), "rows": [asdict(each) for each in measured]}
+                f"The row {row.name!r} {error}; fix it and run the same command again to resume."
+            ) from error
+        content = {"options": public_words(options), "rows": [_row_content(row, run) for row, run in measured]}
         write_aside(output_dir / RESULTS_FILE, json.dumps(content, indent=2) + "\n")
     return measured
 
 
-def launch(command: Sequence[str]) -> int:
-    """Runs a command and returns its exit status; it prints to stderr, so that stdout holds only the table."""
-    return subprocess.run(command, stdout=sys.stderr, check=False).returncode
+def _row_content(row: Variant, run: MeasuredRun) -> dict[str, Any]:
+    return {"row": row.name, "switches": row.options, **asdict(run)}
 
 
 def check_options(options: Sequence[str]) -> None:
@@ -156,28 +133,15 @@ def check_options(options: Sequence[str]) -> None:
             )
 
 
-def read_results(row: Row, folder: Path) -> Measured:
-    """Reads the results of the run of a row."""
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return Measured(
-        row.name,
-        row.switches,
-        results["average_incremental_accuracy"],
-        results["last_accuracy"],
-        results["forgetting"],
-        results["steps"][-1]["num_parameters"],
-    )
-
-
-def markdown_table(measured: Sequence[Measured]) -> str:
+def ablation_table(measured: Sequence[tuple[Variant, MeasuredRun]]) -> str:
     """Formats the rows as a table in Markdown, with accuracies in percent."""
-    lines = ["| row | switches | Avg | Last | forgetting | parameters |", "|---|---|--:|--:|--:|--:|"]
-    for each in measured:
-        switches = f"`{' '.join(each.switches)}`" if each.switches else "none"
-        fractions = (each.average_incremental_accuracy, each.last_accuracy, each.forgetting)
-        percents = " | ".join("–" if fraction is None else f"{100 * fraction:.2f}" for fraction in fractions)
-        lines.append(f"| {each.row} | {switches} | {percents} | {each.num_parameters:,} |")
-    return "\n".join(lines)
+    header = ["row", "switches", "Avg", "Last", "forgetting", "parameters"]
+    rows = []
+    for row, run in measured:
+        switches = f"`{' '.join(row.options)}`" if row.options else "none"
+        fractions = (run.average_incremental_accuracy, run.last_accuracy, run.forgetting)
+        rows.append([row.name, switches, *(percents_text([each]) for each in fractions), f"{run.num_parameters:,}"])
+    return markdown_table(header, rows, num_words=2)
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
@@ -196,13 +160,13 @@ def main(command_line: Sequence[str] | None = None) -> int:
     own, options = parser.parse_known_args(command_line)
     try:
         measured = run_ablation(options, Path(own.output_dir), shlex.split(own.launcher))
-    except InputError as error:
+    except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("stopped: run the same command again to resume.\n")
         return 130
-    sys.stdout.write(markdown_table(measured) + "\n")
+    sys.stdout.write(ablation_table(measured) + "\n")
     return 0
 
 

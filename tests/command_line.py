@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tests.tiny_encoder import tiny_encoder
+from tests.tiny_convnext import tiny_convnext
 from training.methods import DEFAULT_METHOD, METHODS
 from training.parsing import option_names
 
@@ -20,7 +20,7 @@ def words(options: Mapping[str, object]) -> list[str]:
     method = METHODS.get(str(options.get("method", DEFAULT_METHOD)))
     has_finetuning = method is None or "finetuning_epochs" in option_names(method.Options)
     if method is not None and method.needs_frozen_encoder and not ENCODERS & options.keys():
-        encoder = tiny_encoder()
+        encoder = tiny_convnext()
         options = {"encoder_name_or_path": encoder, "feature_cache_dir": encoder.parent / "features", **options}
     for name, value in options.items():
         if value is not None and (has_finetuning or name != "finetuning_epochs"):

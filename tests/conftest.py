@@ -44,6 +44,21 @@ def tiny_options() -> dict[str, object]:
 
 
 @pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small vision transformer for images of 8 pixels, as `save_pretrained` writes it."""
+    import torch
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    folder = tmp_path_factory.mktemp("encoder") / "vit"
+    config = ViTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.3] * 3).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def run_content() -> Callable[[Path], dict[str, object]]:
     """Reads all of a run that must not depend on how it was run: weights, configurations, memory and results."""
     return _run_content

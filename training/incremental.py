@@ -47,7 +47,7 @@ from training.loop.processes import make_accelerator, on_main_process
 from training.run.plan import plan
 from training.run.results import add_step, table
 from training.run.resume import Progress, WithinStep, resume
-from training.run.setup import Setup, prepare, set_up
+from training.run.setup import Setup, check_folder, load_known_exemplars, prepare, set_up
 from training.seeding import seed_everything
 
 
@@ -81,10 +81,12 @@ def run(arguments: Arguments, accelerator: Accelerator) -> None:
 
 def show_plan(setup: Setup) -> None:
     """Prints what the run would do."""
+    disk = check_folder(setup)
+    load_known_exemplars(setup)
     model = setup.continuation.model.to(setup.accelerator.device) if setup.continuation else None
     first = begin_step(setup, setup.scenario.steps[0], model, None)
     first.model.to(setup.accelerator.device)
-    setup.accelerator.print("\n".join(plan(setup, first)))
+    setup.accelerator.print("\n".join(plan(setup, first, disk)))
 
 
 def learn(setup: Setup, progress: Progress, publisher: BackgroundPublisher) -> None:

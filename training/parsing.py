@@ -296,7 +296,7 @@ def check_arguments(arguments: Arguments) -> None:
         )
     for group in vars(arguments).values():
         check_bounds(group)
-    _check_sizes(arguments.model)
+    _check_sizes(arguments.model, arguments.encoder.is_own)
     _check_encoder(arguments.encoder, arguments.continuation)
     _check_frozen_encoder(arguments)
     _check_tracker(arguments.output.report_to)
@@ -309,8 +309,8 @@ def check_arguments(arguments: Arguments) -> None:
     _check_memory(arguments)
 
 
-def _check_sizes(model: ModelArguments) -> None:
-    if model.image_size is not None and model.image_size % model.patch_size:
+def _check_sizes(model: ModelArguments, has_own_encoder: bool) -> None:
+    if has_own_encoder and model.image_size is not None and model.image_size % model.patch_size:
         raise InputError(
             f"--image_size {model.image_size} is not a multiple of --patch_size {model.patch_size}: change one."
         )

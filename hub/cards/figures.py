@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 
 from hub.run.atomic import replaced
@@ -79,18 +80,26 @@ def draw_figures(
     for name, figure in figures.items():
         path = Path(folder) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        _save(figure, path)
+        save_figure(figure, path)
     return [Path(folder) / name for name in figures]
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
+    """Fonts, colours and axes of all figures, independent of the user's matplotlib style."""
     with matplotlib.style.context(["default", _STYLE]):
         yield
 
 
-@_style()
-def _save(figure: Figure, path: Path) -> None:
+@figure_style()
+def save_figure(figure: Figure, path: Path) -> None:
+    """
+    Writes a figure as a PNG, aside and then renamed.
+
+    Args:
+        figure (`Figure`): without a canvas.
+        path (`Path`): the file; its folder exists.
+    """
     FigureCanvasAgg(figure)
     with warnings.catch_warnings(), replaced(path) as partial:
         # The bundled font lacks some scripts; a box in the name of a data set is no reason to alarm the user.
@@ -106,7 +115,7 @@ def _save(figure: Figure, path: Path) -> None:
         )
 
 
-@_style()
+@figure_style()
 def accuracy_per_step(run: RunResults, other_runs: Sequence[OtherRun] = ()) -> Figure:
     """
     Accuracy after each step, its average so far, and the level of guessing.
@@ -225,7 +234,7 @@ def _step_axis(axes: Axes, run: RunResults) -> None:
     axes.set_xlabel("step, and number of classes seen")
 
 
-@_style()
+@figure_style()
 def accuracy_matrix(run: RunResults) -> Figure:
     """
     Accuracy after step i (row) on the classes of step j (column), j <= i; with numbers up to ten steps.
@@ -240,7 +249,7 @@ def accuracy_matrix(run: RunResults) -> Figure:
     image = axes.imshow(_matrix(run), cmap="viridis", vmin=0, vmax=1, extent=(0.5, count + 0.5, count + 0.5, 0.5))
     has_gaps = _hatch_gaps(axes, run)
     _outline_ancestors(axes, run)
-    _titles(axes, "Accuracy matrix", run, *["hatched: no images"] * has_gaps)
+    subtitle = _titles(axes, "Accuracy matrix", run, *["hatched: no images"] * has_gaps)
     axes.set_xlabel("accuracy on the classes of step …")
     axes.set_ylabel("… after step")
     axes.spines[:].set_visible(False)
@@ -253,6 +262,11 @@ def accuracy_matrix(run: RunResults) -> Figure:
     bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1, decimals=0), shrink=0.8, aspect=24, pad=0.03)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
+    # A long subtitle goes beyond the matrix; it would push the bar aside.
+    subtitle.set_in_layout(False)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    subtitle.set_in_layout(True)
     return figure
 
 
@@ -296,7 +310,7 @@ def _annotate(axes: Axes, run: RunResults) -> None:
             axes.text(j, i, f"{100 * accuracy:.0f}", ha="center", va="center", color=color)
 
 
-@_style()
+@figure_style()
 def calibration(run: RunResults) -> Figure:
     """
     The reliability diagram of the last step, whose bins were recorded: accuracy against mean confidence in each bin of
@@ -339,7 +353,7 @@ def calibration(run: RunResults) -> Figure:
     return figure
 
 
-@_style()
+@figure_style()
 def confusion_matrix(run: RunResults, confusion: Confusion) -> Figure:
     """
     As what the test images of each class (row) were predicted (column), as shares of the row: classes in the order of
@@ -418,13 +432,13 @@ def _ticks(count: int) -> list[int]:
     return [1, *(int(tick) for tick in ticks if 1 < tick <= count)]
 
 
-def _titles(axes: Axes, name: str, run: RunResults, *notes: str) -> None:
-    """The title, and below it in grey what was learned, by which method, and notes."""
+def _titles(axes: Axes, name: str, run: RunResults, *notes: str) -> Annotation:
+    """The title, and below it in grey what was learned, by which method, and notes; returns the latter."""
     names = [printable(without_local_path(dataset)) for dataset in run.datasets]
     names = names if len(names) <= 2 else [names[0], "…", names[-1]]
     subject = _shorten(f"{' → '.join(names)} · {printable(run.method)}", _MAX_SUBJECT)
     axes.set_title(name)
-    axes.annotate(
+    return axes.annotate(
         " · ".join([subject, *notes]),
         (0, 1),
         xycoords="axes fraction",

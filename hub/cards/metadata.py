@@ -19,6 +19,7 @@ def model_metadata(
     repo_id: str,
     license: str | None = None,
     images_per_class: int | None = None,
+    encoder: str | None = None,
 ) -> ModelCardData:
     """
     The metadata of a step.
@@ -29,10 +30,11 @@ def model_metadata(
         repo_id (`str`): repository that the step is published to.
         license (`str`, *optional*): of the weights, as the Hub names it; without one the card names none.
         images_per_class (`int`, *optional*): only so many test images of each class were measured.
+        encoder (`str`, *optional*): repository of a pretrained encoder.
     """
     last_ancestor = results.ancestors[-1].model if results.ancestors else ""
     # Within one repository, what came before is another revision.
-    base_model = last_ancestor if is_repo_id(last_ancestor) and last_ancestor != repo_id else None
+    base_model = last_ancestor if is_repo_id(last_ancestor) and last_ancestor != repo_id else encoder
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",

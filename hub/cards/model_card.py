@@ -14,6 +14,7 @@ from hub.run.atomic import write_aside
 from hub.run.confusion import ClassAccuracy
 from hub.run.errors import StepFolderError
 from hub.run.layout import CARD_FILE, RECIPE_FILE, step_name
+from hub.run.model_config import ModelConfig
 from hub.run.results import Ancestor, MethodCard, RunResults, StepResults
 from hub.run.schema import short_name
 from hub.run.seed_results import OtherRun, Spread
@@ -70,7 +71,7 @@ def render_card(folder: StepFolder, hub_model_id: str | None = None) -> str:
     method, recipe = _method_card(results), _quoted(options)
     limit = options.get("max_eval_samples_per_class")
     card = ModelCard.from_template(
-        card_data=model_metadata(results, method, repo_id, folder.config.license, limit),
+        card_data=model_metadata(results, method, repo_id, folder.config.license, limit, folder.config.base_model),
         template_str=_TEMPLATE.read_text(encoding="utf-8"),
         title=_title(results, method),
         tag=folder.tag,
@@ -83,6 +84,8 @@ def render_card(folder: StepFolder, hub_model_id: str | None = None) -> str:
         ancestors=[_ancestor_sentence(results, ancestor) for ancestor in results.ancestors],
         num_seen_classes=results.last.num_seen_classes,
         method=method,
+        encoder=_encoder_sentence(folder.config),
+        uses_memory=bool(results.last.memory_size),
         citation_fence=code_fence(method.citation),
         dataset=_dataset_span(results.dataset),
         test_images=_test_images(results, limit),
@@ -112,6 +115,26 @@ def render_card(folder: StepFolder, hub_model_id: str | None = None) -> str:
     return str(card).rstrip("\n") + "\n"
 
 
+def _encoder_sentence(config: ModelConfig) -> str | None:
+    """What the encoder is, where it is not the model's own."""
+    if config.encoder_config is None:
+        return None
+    kind = code_span(config.encoder_config.model_type)
+    if config.base_model is None and not config.freeze_encoder:
+        return f"{kind}, learned with the model."
+    name = "" if config.base_model is None else f" {code_span(config.base_model)}"
+    licence = f" (licence: {code_span(config.base_model_license)})" if config.base_model_license else ""
+    state = "frozen" if config.freeze_encoder else "trained further"
+    return (
+        f"the pretrained {kind}{name}{licence}, {state}. What it was pretrained on may show these classes: the "
+        "numbers are not comparable with those of models that start from random weights."
+    )
+
+
+def _encoder_line(config: ModelConfig) -> str:
+    return f"**Encoder:** {_encoder_sentence(config)}"
+
+
 def card_for(folder: StepFolder, hub_model_id: str) -> str:
     """
     The folder's card, its snippets and metadata naming `hub_model_id`; what the user wrote into it stays.
@@ -127,6 +150,7 @@ def card_for(folder: StepFolder, hub_model_id: str) -> str:
     text = (folder.path / CARD_FILE).read_text(encoding="utf-8")
     # The model that this one continues keeps its name, though it may be that of the repository until now.
     kept = {f"base_model: {ancestor.model}" for ancestor in folder.results.ancestors}
+    kept |= {f"base_model: {folder.config.base_model}", _encoder_line(folder.config)}
     kept |= {_ancestor_sentence(folder.results, ancestor) for ancestor in folder.results.ancestors}
     for name in filter(None, names):
         pattern = re.compile(rf"(?<![\w./-]){re.escape(name)}(?!\.?[\w/-])")
@@ -330,7 +354,7 @@ def _percent(fraction: float | None) -> str:
 
 
 def _percent_of(spread: Spread | None) -> str:
-    return _ABSENT if spread is None else f"{100 * spread.mean:.2f} ± {100 * spread.deviation:.2f} %"
+    return _ABSENT if spread is None else f"{spread.text()} %"
 
 
 def _duration(seconds: float | None) -> str:

@@ -17,6 +17,18 @@ _RELATIVE_IMPORT = re.compile(r"^\s*from\s+\.(\w+)\s+import", re.MULTILINE)
 
 
 @dataclass(frozen=True)
+class EncoderConfig:
+    """
+    Some fields of the config of an encoder.
+
+    Args:
+        model_type (`str`): its architecture, as transformers calls it.
+    """
+
+    model_type: str
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """
     Some fields of a `config.json`, named as transformers names them.
@@ -28,6 +40,9 @@ class ModelConfig:
             model of one step may lack it.
         problem_type (`str`, *optional*): how scores come from logits.
         license (`str`, *optional*): of the weights, as the Hub names it.
+        encoder_config (`EncoderConfig`, *optional*): of an encoder that is not the model's own.
+        freeze_encoder (`bool`): whether it never trains, as it is pretrained.
+        base_model, base_model_license (`str`, *optional*): repository and licence of a pretrained encoder.
     """
 
     id2label: dict[str, str]
@@ -35,6 +50,10 @@ class ModelConfig:
     class_ranges: tuple[tuple[Count, ...], ...] | None = None
     problem_type: str | None = None
     license: str | None = None
+    encoder_config: EncoderConfig | None = None
+    freeze_encoder: bool = False
+    base_model: str | None = None
+    base_model_license: str | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "ModelConfig":

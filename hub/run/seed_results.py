@@ -68,6 +68,10 @@ class Spread:
         known = [value for value in values if value is not None]
         return cls(statistics.fmean(known), statistics.stdev(known)) if len(known) == len(values) > 1 else None
 
+    def text(self, form: str = ".2f", scale: float = 100) -> str:
+        """Both for a reader, each times `scale`: in percent `95.73 ± 0.44`."""
+        return f"{self.mean * scale:{form}} ± {self.deviation * scale:{form}}"
+
 
 def write_other_runs(folder: Path, runs: Sequence[OtherRun]) -> None:
     """

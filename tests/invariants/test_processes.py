@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.tiny_encoder import write_tiny_encoder
+from tests.tiny_convnext import write_tiny_convnext
 from tests.weights import load_weights
 from training.methods import METHODS
 
@@ -86,7 +86,7 @@ def test_every_method_gives_the_same_run_on_one_process_and_on_two(
     for num_processes in (1, 2):
         folder = tmp_path / str(num_processes)
         batch = {"per_device_train_batch_size": 24 // num_processes, "output_dir": folder}
-        write_tiny_encoder(folder / "encoder")
+        write_tiny_convnext(folder / "encoder")
         launcher.run(num_processes, options | batch, script)
     for method in METHODS:
         one, two = (tmp_path / str(number) / method for number in (1, 2))

@@ -108,13 +108,15 @@ class Scenario:
         return f"{len(sizes)} steps of {', '.join(map(str, sizes[:-1]))} and {sizes[-1]} classes"
 
     def _describe_unmeasured(self) -> list[str]:
-        """The new classes without test images, as their accuracy cannot be measured."""
+        """The classes without test images, as their accuracy cannot be measured."""
         measured = set(self.test.labels.tolist())
-        new = range(self.steps[0].num_old_classes, len(self.class_names))
-        lacking = [printable(self.class_names[label]) for label in new if label not in measured]
+        lacking = [printable(name) for label, name in enumerate(self.class_names) if label not in measured]
         if not lacking:
             return []
-        return [f"Not measured, as they have no test image: {len(lacking)} class(es), {shorten(lacking, 80)}"]
+        line = f"Not measured, as they have no test image: {len(lacking)} class(es), {shorten(lacking, 80)}"
+        if self.known.names and self.known.policy == "refuse":
+            line += ". To measure those learned before, add their images to the data set with --known_classes test"
+        return [line]
 
     def steps_after(self, number: int) -> list[Step]:
         """The steps that follow step `number`; all for 0."""
@@ -132,11 +134,13 @@ class Scenario:
 def _describe_counts(split: str, labels: np.ndarray, class_names: Sequence[str]) -> str:
     counts = np.bincount(labels, minlength=len(class_names))
     present = np.flatnonzero(counts)
-    line = f"{split}: {len(labels):,} images of {len(present)} classes"
+    line = f"{split}: {len(labels):,} images of {len(present)} class{'es' * (len(present) != 1)}"
     if len(present) <= MAX_LISTED_CLASSES:
         return (
             f"{line}: {', '.join(f'{printable(class_names[label])} {counts[label]:,}' for label in present.tolist())}"
         )
+    if len(set(counts[present])) == 1:
+        return f"{line}, {counts[present[0]]:,} a class"
     fewest, most = int(present[counts[present].argmin()]), int(present[counts[present].argmax()])
     return (
         f"{line}, from {counts[fewest]:,} ({printable(class_names[fewest])}) to {counts[most]:,} "
@@ -180,16 +184,17 @@ def make_scenario(splits: LabelledSplits, arguments: DataArguments, known: Learn
 def _only_new(order: list[int], names: Sequence[str], known: LearnedClasses) -> list[int]:
     """The label ids of `order` whose classes are not known yet."""
     repeated = [names[label] for label in order if names[label] in known.names]
+    if repeated and len(repeated) == len(order):
+        subject = f"class {printable(repeated[0])}" if len(order) == 1 else f"all {len(order)} classes"
+        raise InputError(
+            f"The model knows {subject} already: a step teaches new ones. To learn from more images of known classes, "
+            "bring them together with a new class and --known_classes merge, or learn the run again."
+        )
     if repeated and known.policy == "refuse":
         raise InputError(
-            f"The model knows {repeated[0]!r} already ({len(repeated)} such class(es) of the {len(order)} to learn): "
+            f"The model knows {repeated[0]!r} already ({len(repeated)} of the {len(order)} classes to learn): "
             "rename it if it is another, leave it out with --class_order and --num_classes, or choose --known_classes "
             "merge or test."
-        )
-    if len(repeated) == len(order):
-        raise InputError(
-            f"The model knows all {len(order)} classes already: a step teaches new ones. To learn from more images of "
-            "known classes, bring them together with a new class and --known_classes merge, or learn the run again."
         )
     return [label for label in order if names[label] not in known.names]
 

@@ -198,18 +198,18 @@ class PhaseTrainer:
         return phase.epochs * self._batches(num_examples, phase).num_updates
 
     def seconds_per_update(self, model: IncrementalModel, step: Step, phase: Phase, examples: Examples) -> float:
-        """The mean time of five updates, after one that warms up; `model` is changed."""
+        """The mean time of ten updates, after two that warm up; `model` is changed."""
         seed = (self.options.seed, step.number, phase.name)
         learner, optimizer = self._make_learner(model, step, phase, seed)
         trainer = self._epoch_trainer(learner, optimizer, step, phase)
         train_mode_except_frozen(trainer.learner)
-        updates = chain.from_iterable(self._loader(examples, phase).epochs(range(6), *seed))
-        trainer.train(islice(updates, 1), tqdm(disable=True))
+        updates = chain.from_iterable(self._loader(examples, phase).epochs(range(12), *seed))
+        trainer.train(islice(updates, 2), tqdm(disable=True))
         started = time.perf_counter()
-        trainer.train(islice(updates, 5), tqdm(disable=True))
+        trainer.train(islice(updates, 10), tqdm(disable=True))
         seconds = time.perf_counter() - started
         self.accelerator.free_memory()
-        return seconds / 5
+        return seconds / 10
 
     def _loader(self, examples: Examples, phase: Phase) -> TrainingLoader:
         return TrainingLoader(examples, self.transform, self._batches(len(examples), phase), self.options.num_workers)

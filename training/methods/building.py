@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, AutoModelForImageClassification
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 
 import modeling_dytox  # noqa: F401  # makes the architectures known to the Auto classes
 from modeling_dytox import IncrementalModel
@@ -44,7 +44,26 @@ def build_model(
         **fields,
     )
     model: IncrementalModel = AutoModelForImageClassification.from_config(config)
-    model.set_attn_implementation(attn_implementation)
+    set_attention(model, attn_implementation)
     if encoder is not None:
         encoder.copy_into(model)
     return model
+
+
+def set_attention(model: IncrementalModel, attn_implementation: str) -> None:
+    """
+    Sets the attention backend of a model, and of its encoder where that one has it.
+
+    Args:
+        model (`IncrementalModel`): changed in place.
+        attn_implementation (`str`): `sdpa` or `eager`.
+    """
+    chosen = {"": attn_implementation}
+    encoders = [module for name, module in model.named_modules() if name.endswith(".encoder")]
+    if encoders and isinstance(encoders[0], PreTrainedModel) and encoders[0]._can_set_attn_implementation():
+        try:
+            chosen["encoder_config"] = encoders[0].get_correct_attn_implementation(attn_implementation)
+        except ValueError:
+            # Convolutions, say, for which transformers knows no backend.
+            chosen["encoder_config"] = "eager"
+    model.set_attn_implementation(chosen)

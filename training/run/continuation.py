@@ -12,6 +12,7 @@ from modeling_dytox import IncrementalModel
 from training.arguments import Arguments, ContinuationArguments, EncoderArguments, ModelArguments
 from training.data.scenario import LearnedClasses
 from training.methods import METHODS, Method, method_named
+from training.methods.building import set_attention
 from training.run.model_source import ModelSource, source_to_continue
 from training.run.results import with_metrics
 
@@ -112,7 +113,7 @@ def load_continuation(arguments: Arguments) -> Continuation | None:
     results = source.results()
     model, processor = source.load()
     _check_architecture(method_named(str(arguments.method.method)), model.config.model_type)
-    model.set_attn_implementation(arguments.model.attn_implementation)
+    set_attention(model, arguments.model.attn_implementation)
     _check_same_classes(source, results, model.config)
     return Continuation(options, source, model, processor, results)
 

@@ -236,6 +236,10 @@ def _pretrained_model(options: EncoderArguments, config: PreTrainedConfig) -> Pr
     missing = [weight for weight in loading["missing_keys"] if "pooler" not in weight and "head." not in weight]
     if missing:
         raise InputError(f"{name} lacks {len(missing)} weights, e.g. {min(missing)}: choose a complete encoder.")
+    # transformers draws them at random; unused, they are the same for every run.
+    with torch.no_grad():
+        for weight in loading["missing_keys"]:
+            model.get_parameter(weight).zero_()
     return model.eval()
 
 

@@ -16,6 +16,7 @@ from hub.run.errors import first_line, one_line
 from hub.run.layout import CONFIG_FILE
 from hub.run.schema import read_json
 from modeling_dytox import MODELS, IncrementalModel
+from training.methods.building import set_attention
 
 
 # What a folder or a revision without a usable model makes `transformers` raise.
@@ -150,5 +151,5 @@ def rebuild_model(
         model.load_state_dict({**(frozen_encoder or {}), **tensors})
     except RuntimeError as error:
         raise WeightsError("its weights are not those of its config") from error
-    model.set_attn_implementation(attn_implementation)
+    set_attention(model, attn_implementation)
     return model

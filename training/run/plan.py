@@ -6,21 +6,21 @@ from training.data.scenario import Step
 from training.loop.context import StepContext
 from training.methods import Phase
 from training.run.checks import check_images
-from training.run.setup import Setup, check_folder, describe
+from training.run.setup import Setup, describe
 
 
-def plan(setup: Setup, first: StepContext) -> list[str]:
+def plan(setup: Setup, first: StepContext, disk: str) -> list[str]:
     """
     The plan in lines. Images are read as before a run, and a few updates of the first step are timed.
 
     Args:
         setup (`Setup`): the run.
         first (`StepContext`): its first step, with the model that learns it; the model is changed.
+        disk (`str`): what it needs, in words, see [`check_folder`].
 
     Raises:
         UserError: the run would be refused.
     """
-    disk = check_folder(setup)
     lines = describe(setup)
     check_images(setup.scenario, setup.accelerator)
     seconds = _seconds_per_update(setup, first)
@@ -28,7 +28,7 @@ def plan(setup: Setup, first: StepContext) -> list[str]:
     return [
         *lines,
         *steps,
-        _timing_line(seconds, first.step),
+        *_notes_on_time(setup, seconds, first.step),
         f"Disk: {disk}.",
         "Nothing was written; the Hub was not asked. Without --dry_run the run begins.",
     ]
@@ -43,13 +43,16 @@ def _seconds_per_update(setup: Setup, first: StepContext) -> float | None:
     return setup.trainer.seconds_per_update(first.model, first.step, phases[0], examples)
 
 
-def _timing_line(seconds_per_update: float | None, step: Step) -> str:
+def _notes_on_time(setup: Setup, seconds_per_update: float | None, step: Step) -> list[str]:
     if seconds_per_update is None:
-        return "No updates: the encoder sees each image once, and the weights are solved for."
-    return (
-        f"{seconds_per_update:.2g} s an update: the mean of five updates of step {step.number} on this machine. Later "
+        return ["No updates: the encoder sees each image once, and the weights are solved for."]
+    time = (
+        f"{seconds_per_update:.2g} s an update: the mean of ten updates of step {step.number} on this machine. Later "
         "steps take longer where the model grows or has a teacher; evaluation is not counted."
     )
+    # The features of a run are not computed for a plan.
+    faster = "These updates ran the frozen encoder; the run keeps what it makes of each image, and is faster by that."
+    return [time, faster] if setup.arguments.encoder.cached_views else [time]
 
 
 def _step_line(setup: Setup, step: Step, seconds_per_update: float | None) -> str:

@@ -84,7 +84,7 @@ def _file(continuation: Continuation) -> Path:
         # Special cases of what follows, which do not say whether there is a memory.
         raise _not_downloaded(name, error) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
-        raise _missing(continuation, f"the data set {name} has no {revision}") from error
+        raise _missing(continuation, f"there is no data set {name} with {revision}") from error
     except (OSError, ValueError, HTTPError) as error:
         raise _not_downloaded(name, error) from error
 
@@ -106,6 +106,7 @@ def _not_downloaded(name: str, error: Exception) -> InputError:
 def _missing(continuation: Continuation, reason: str) -> MissingMemoryError:
     return MissingMemoryError(
         f"No rehearsal memory found for {continuation.source} ({reason}). Without exemplars the model would forget "
-        f"its {continuation.model.config.num_labels} classes: pass --memory_name_or_path FILE, or --known_classes "
+        f"its {continuation.model.config.num_labels} classes: pass --memory_name_or_path FILE, such as "
+        f"memory/{step_name(continuation.num_steps)}.parquet of the run that learned it, or --known_classes "
         "merge to draw exemplars from your data set, or --memory_name_or_path none to continue without."
     )

@@ -162,7 +162,7 @@ def prepare(setup: Setup, check_hub: Callable[[], object]) -> Setup:
     """
     output = setup.arguments.output
     on_main_process(setup.accelerator, lambda: check_folder(setup))
-    fingerprint = _load_published_memory(setup)
+    fingerprint = load_known_exemplars(setup)
     on_main_process(setup.accelerator, check_hub)
     setup.accelerator.print("\n".join(describe(setup)))
     exemplars = None if setup.memory is None else setup.memory.examples
@@ -224,11 +224,12 @@ def describe(setup: Setup) -> list[str]:
     """The images and the steps of the run, a line each, and what to expect of few images."""
     lines = setup.scenario.describe()
     counts = np.bincount(setup.scenario.train.labels)[setup.scenario.steps[0].num_old_classes :]
-    if setup.continuation is None and counts.min() < FEW_IMAGES:
+    if setup.continuation is None and setup.method.encoder is None and counts.min() < FEW_IMAGES:
         name = printable(setup.scenario.class_names[int(counts.argmin())])
         lines.append(
             f"Few images: class {name} has {counts.min()} to learn from. A model that starts from random weights "
-            "learns little from fewer than some hundred a class (CIFAR-100 has 500)."
+            "learns little from fewer than some hundred a class (CIFAR-100 has 500); a pretrained one needs fewer: "
+            "--encoder_name_or_path"
         )
     return lines
 
@@ -276,8 +277,19 @@ def _bytes_of_weights(setup: Setup) -> dict[int, int]:
     return sizes
 
 
-def _load_published_memory(setup: Setup) -> dict[str, str]:
-    """Loads the memory of the step that is continued, unless the run has its own; returns its fingerprint."""
+def load_known_exemplars(setup: Setup) -> dict[str, str]:
+    """
+    Loads the memory of the step that is continued, unless the run has its own.
+
+    Args:
+        setup (`Setup`): the run, whose memory is filled.
+
+    Returns:
+        `dict[str, str]`: its fingerprint; nothing without such a memory.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
     if setup.continuation is None or setup.memory is None or not setup.starts_fresh:
         return {}
     fingerprint = load_published_memory(setup.continuation, setup.memory)

@@ -267,7 +267,7 @@ def test_images_of_known_classes_keep_the_label_ids_that_the_model_gives_them(cu
 def test_known_classes_are_refused_unless_the_run_says_what_to_do_with_them(cut: Cut) -> None:
     everything = [0, 1, 2, 3, 4, 5]
     message = error_of(cut, everything, everything, "refuse")
-    assert "knows 'ant' already (2 such class(es) of the 6" in message and "--known_classes" in message
+    assert "knows 'ant' already (2 of the 6 classes" in message and "--known_classes" in message
     only_new = cut(everything, everything, "refuse", class_order=["fox", "cat", "0", "1", "3", "4"], num_classes=2)
     assert only_new.class_names == [*KNOWN, "fox", "cat"]
     assert set(only_new.test.labels) == {3, 4}, "what was not asked for is not taken for a known class"

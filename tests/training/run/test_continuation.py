@@ -194,7 +194,7 @@ def test_the_memory_is_cut_to_the_budget_or_left_out_when_asked(
 CONTRADICTIONS = {
     "another size": ({"hidden_size": 32}, "--hidden_size 32 contradicts the model that is continued, which has 16"),
     "another ablation": ({"token_expansion": False}, "--token_expansion False contradicts the model"),
-    "known classes": ({"known_classes": "refuse"}, "The model knows '0' already (6 such class(es) of the 10"),
+    "known classes": ({"known_classes": "refuse"}, "The model knows '0' already (6 of the 10 classes"),
     "no such folder": ({"model_name_or_path": "./absent"}, "--model_name_or_path ./absent is not a folder"),
     "a run, not a step": ({"model_name_or_path": "SOURCE"}, "holds no model: name one of its steps, such as"),
     "a revision of a folder": ({"model_revision": "step3"}, "--model_revision step3 has no meaning for the folder"),

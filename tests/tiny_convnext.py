@@ -8,15 +8,15 @@ from pathlib import Path
 
 
 @cache
-def tiny_encoder() -> Path:
+def tiny_convnext() -> Path:
     """The folder, made once for all tests of a process; beside it is room for the features of its runs."""
-    parent = Path(tempfile.mkdtemp(prefix="tiny_encoder"))
+    parent = Path(tempfile.mkdtemp(prefix="tiny_convnext"))
     atexit.register(shutil.rmtree, parent, ignore_errors=True)
-    write_tiny_encoder(parent / "encoder")
+    write_tiny_convnext(parent / "encoder")
     return parent / "encoder"
 
 
-def write_tiny_encoder(folder: Path) -> None:
+def write_tiny_convnext(folder: Path) -> None:
     """Writes an encoder of images of 8 pixels."""
     import torch
     from transformers import ConvNextConfig, ConvNextModel, ViTImageProcessor
