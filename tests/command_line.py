@@ -22,6 +22,8 @@ def words(options: Mapping[str, object]) -> list[str]:
     if method is not None and method.needs_frozen_encoder and not ENCODERS & options.keys():
         encoder = tiny_convnext()
         options = {"encoder_name_or_path": encoder, "feature_cache_dir": encoder.parent / "features", **options}
+        if "projection_dim" in option_names(method.Options):
+            options = {"projection_dim": 64, **options}
     for name, value in options.items():
         if value is not None and (has_finetuning or name != "finetuning_epochs"):
             found += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]

@@ -22,6 +22,7 @@ from hub.run.layout import FINGERPRINT_FILE, LOCK_FILE, RECIPE_FILE, RESULTS_FIL
 from hub.run.results import RunResults
 from modeling_dytox import IncrementalModel
 from training.loop.disk import disk_errors_named
+from training.methods.building import set_attention
 from training.run.model import LOADING_ERRORS, load_model, loading_problem
 from training.run.recipe import differences, read_recipe, to_yaml, without_local_paths
 from training.run.statistics import write_statistics
@@ -143,11 +144,14 @@ class RunFolder:
         """
         folder = self.step_folder(step)
         try:
-            return load_model(folder, attn_implementation=attn_implementation)
+            model = load_model(folder)
         except LOADING_ERRORS as error:
             raise InputError(
                 f"{folder} cannot be loaded ({loading_problem(error)}): delete it to learn step {step} again."
             ) from error
+        # Not while loading: encoders without attention refuse it.
+        set_attention(model, attn_implementation)
+        return model
 
     def save_step(
         self,

@@ -173,7 +173,7 @@ def test_each_step_folder_is_whole_and_its_memory_within_the_budget(
     for number in (1, 2):
         folder = straight(method=method) / f"step{number}"
         files = {"README.md", "results.json", "training_config.yaml", "preprocessor_config.json", "figures"}
-        files |= {"config.json", *ModelConfig.read(folder).code_files(folder)}
+        files |= {"config.json", "confusion.csv", *ModelConfig.read(folder).code_files(folder)}
         if METHODS[method].needs_frozen_encoder:
             files |= {f"model-0000{shard}-of-00002.safetensors" for shard in (1, 2)} | {"model.safetensors.index.json"}
         else:
