@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 from .class_ranges import IncrementalModel
 from .configuration_branched import BranchedConfig
 from .configuration_dytox import DyToxConfig
+from .configuration_feature_head import FeatureHeadConfig
 from .configuration_growing_head import GrowingHeadConfig
 from .modeling_branched import BranchedForImageClassification, BranchedModel
 from .modeling_dytox import (
@@ -17,6 +18,7 @@ from .modeling_dytox import (
     DyToxModelOutput,
     DyToxPreTrainedModel,
 )
+from .modeling_feature_head import FeatureHeadForImageClassification, FeatureHeadModel
 from .modeling_growing_head import GrowingHeadForImageClassification, GrowingHeadModel
 
 
@@ -26,6 +28,7 @@ _ARCHITECTURES = (
     (DyToxConfig, DyToxModel, DyToxForImageClassification),
     (GrowingHeadConfig, GrowingHeadModel, GrowingHeadForImageClassification),
     (BranchedConfig, BranchedModel, BranchedForImageClassification),
+    (FeatureHeadConfig, FeatureHeadModel, FeatureHeadForImageClassification),
 )
 #: Image classifiers by the `model_type` of their config.
 MODELS: dict[str, type[IncrementalModel]] = {config.model_type: model for config, _, model in _ARCHITECTURES}
@@ -50,6 +53,9 @@ __all__ = [
     "DyToxModel",
     "DyToxModelOutput",
     "DyToxPreTrainedModel",
+    "FeatureHeadConfig",
+    "FeatureHeadForImageClassification",
+    "FeatureHeadModel",
     "GrowingHeadConfig",
     "GrowingHeadForImageClassification",
     "GrowingHeadModel",

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from safetensors.torch import load_file
+
+from tests.weights import load_weights
 
 
 ROOT = Path(__file__).parents[1]
@@ -64,17 +64,14 @@ def run_content() -> Callable[[Path], dict[str, object]]:
     return _run_content
 
 
-def _tensors_in(folder: Path) -> dict[str, Any]:
-    """The tensors of all shards."""
-    return {name: tensor for shard in folder.glob("model*.safetensors") for name, tensor in load_file(shard).items()}
-
-
 def _run_content(output_dir: Path) -> dict[str, object]:
     """Everything a run made that must not depend on how it was run: weights, memory and results."""
     content: dict[str, object] = {}
     for folder in sorted(output_dir.glob("step*")):
-        content[folder.name] = {name: tensor.numpy().tobytes() for name, tensor in _tensors_in(folder).items()}
+        content[folder.name] = {name: tensor.numpy().tobytes() for name, tensor in load_weights(folder).items()}
         content[f"{folder.name}/config"] = (folder / "config.json").read_text()
+        if (statistics := folder / "statistics.safetensors").exists():
+            content[f"{folder.name}/statistics"] = statistics.read_bytes()
     for file in sorted((output_dir / "memory").glob("*.parquet")):
         content[file.name] = pq.read_table(file).to_pydict()
     results = json.loads((output_dir / "results.json").read_text())

@@ -196,6 +196,7 @@ def save(setup: Setup, model: IncrementalModel, step: Step, results: RunResults,
             results,
             finish=lambda folder: add_card_and_figures(folder, hub_model_id),
             confusion=confusion,
+            statistics=setup.method.statistics(),
         )
         setup.checkpoints.clear()
 

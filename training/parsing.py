@@ -298,6 +298,7 @@ def check_arguments(arguments: Arguments) -> None:
         check_bounds(group)
     _check_sizes(arguments.model, arguments.encoder.is_own)
     _check_encoder(arguments.encoder, arguments.continuation)
+    _check_frozen_encoder(arguments)
     _check_tracker(arguments.output.report_to)
     _check_continuation(arguments.continuation)
     if arguments.output.push_to_hub and not arguments.output.hub_model_id:
@@ -347,6 +348,20 @@ def _check_encoder(encoder: EncoderArguments, continuation: ContinuationArgument
                 f"--{option} {value} needs {'--encoder_type' if option == 'encoder_options' else 'an encoder'}: add "
                 f"{'it' if option == 'encoder_options' else '--encoder_name_or_path'}, or leave it out."
             )
+
+
+def _check_frozen_encoder(arguments: Arguments) -> None:
+    """Refuses a method that works on a frozen encoder alone without one."""
+    encoder, name = arguments.encoder, arguments.method.method
+    if not method_named(name or DEFAULT_METHOD).needs_frozen_encoder:
+        return
+    if encoder.freeze_encoder is False:
+        raise InputError(f"--freeze_encoder false: --method {name} needs an encoder that never trains; leave it out.")
+    if encoder.encoder_name_or_path is None and arguments.continuation.model_name_or_path is None:
+        raise InputError(
+            f"--method {name} needs a pretrained encoder, which it does not train: add --encoder_name_or_path "
+            "google/vit-base-patch16-224-in21k or another, or choose another method."
+        )
 
 
 def _check_tracker(name: str) -> None:

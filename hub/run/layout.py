@@ -10,6 +10,7 @@ Names in the folder of a run, in its step folders and in the repositories they a
             config.json                  with the class ranges and the names of the code files
             model.safetensors            or several shards and their index
             preprocessor_config.json
+            statistics.safetensors       sums over images, with which some methods go on without old images
             modeling_….py                the code that `config.json` names, and what it imports from beside it
             training_config.yaml         the recipe
             results.json                 what was measured up to this step
@@ -32,6 +33,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
 PROCESSOR_FILE = "preprocessor_config.json"
+STATISTICS_FILE = "statistics.safetensors"
 RESULTS_FILE = "results.json"
 CONFUSION_FILE = "confusion.csv"
 RECIPE_FILE = "training_config.yaml"

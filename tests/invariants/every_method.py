@@ -3,7 +3,8 @@ Learns the same steps by every method, one after the other: run with `torchrun`.
 
     torchrun --nproc_per_node 2 every_method.py --option value ...
 
-Each run is in a folder of `output_dir` with the name of its method.
+Each run is in a folder of `output_dir` with the name of its method; its folder `encoder` has the encoder of methods
+that need a pretrained one.
 """
 
 import sys
@@ -18,8 +19,16 @@ from training.parsing import parse_arguments
 def main() -> None:
     accelerator = Accelerator()
     folder = parse_arguments(sys.argv[1:]).output.output_dir
-    for method in METHODS:
-        run(parse_arguments([*sys.argv[1:], "--method", method, "--output_dir", f"{folder}/{method}"]), accelerator)
+    encoder = ["--encoder_name_or_path", f"{folder}/encoder", "--feature_cache_dir", f"{folder}/features"]
+    for method, kind in METHODS.items():
+        own = [
+            "--method",
+            method,
+            "--output_dir",
+            f"{folder}/{method}",
+            *(encoder if kind.needs_frozen_encoder else []),
+        ]
+        run(parse_arguments([*sys.argv[1:], *own]), accelerator)
     # Threads of the process group that still run when Python ends can abort the process.
     accelerator.end_training()
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.tiny_convnext import write_tiny_convnext
+from tests.weights import load_weights
 from training.methods import METHODS
 
 
@@ -84,6 +86,7 @@ def test_every_method_gives_the_same_run_on_one_process_and_on_two(
     for num_processes in (1, 2):
         folder = tmp_path / str(num_processes)
         batch = {"per_device_train_batch_size": 24 // num_processes, "output_dir": folder}
+        write_tiny_convnext(folder / "encoder")
         launcher.run(num_processes, options | batch, script)
     for method in METHODS:
         one, two = (tmp_path / str(number) / method for number in (1, 2))
@@ -93,7 +96,7 @@ def test_every_method_gives_the_same_run_on_one_process_and_on_two(
         if METHODS[method].uses_memory:
             mine, chosen = exemplars(one, 2), exemplars(two, 2)
             assert len(mine & chosen) >= 0.9 * len(mine) == 0.9 * len(chosen), method
-        weights, others = (load_file(folder / "step2" / "model.safetensors") for folder in (one, two))
+        weights, others = (load_weights(folder / "step2") for folder in (one, two))
         for name, tensor in weights.items():
             torch.testing.assert_close(tensor, others[name], atol=5e-3, rtol=1e-2, msg=f"{method}: {name}")
 

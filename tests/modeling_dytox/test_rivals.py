@@ -174,4 +174,4 @@ def test_the_encoder_has_the_size_of_the_paper_and_the_loss_follows_the_problem_
 def test_configs_that_are_refused(kind: type, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(Exception, match=message):
         kind(**SIZES, class_ranges=RANGES, **fields)
-    assert set(MODELS) == {"dytox", "growing_head", "branched"}
+    assert set(MODELS) == {"dytox", "growing_head", "branched", "feature_head"}

@@ -12,7 +12,9 @@ from training.methods.dytox import DyTox
 from training.methods.finetune import Finetune
 from training.methods.icarl import ICaRL
 from training.methods.joint import Joint
+from training.methods.ncm import NearestClassMean
 from training.methods.replay import Replay
+from training.methods.ridge import Ridge
 from training.methods.wa import WeightAligning
 
 
@@ -21,7 +23,18 @@ if TYPE_CHECKING:
 
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (DyTox, ICaRL, WeightAligning, DynamicallyExpandable, Replay, Finetune, Joint)
+    method.name: method
+    for method in (
+        DyTox,
+        ICaRL,
+        WeightAligning,
+        DynamicallyExpandable,
+        NearestClassMean,
+        Ridge,
+        Replay,
+        Finetune,
+        Joint,
+    )
 }
 DEFAULT_METHOD = DyTox.name
 

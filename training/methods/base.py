@@ -95,7 +95,8 @@ class Method:
     """
     A class-incremental method. For each step the loop does, in this order: `build`, or from step 2 on `before_growth`
     and `grow`; the phases before the memory update; the memory update with `embed`, then `after_memory`; the phases
-    after it; `after_step`. Each phase is followed by `after_phase`.
+    after it; `after_step`. Each phase is followed by `after_phase`. The result of `statistics` is saved and published
+    with the step, and given to `load_statistics` where a run goes on after it.
 
     When a step is resumed, `before_growth` is called again, then `load_state`. `build`, `grow` and the hooks of what
     was finished before the saved state are not, as their effects are part of it: the model, and what `state` returned.
@@ -120,6 +121,10 @@ class Method:
     uses_memory: ClassVar[bool] = True
     #: Whether growth leaves the logits of old classes as they are.
     keeps_old_logits: ClassVar[bool] = True
+    #: Whether later steps need what `statistics` returns.
+    keeps_statistics: ClassVar[bool] = False
+    #: Whether its models need a pretrained encoder that never trains.
+    needs_frozen_encoder: ClassVar[bool] = False
     #: Whether the model has to be told the step of an image at test time.
     needs_task_id: ClassVar[bool] = False
 
@@ -230,6 +235,25 @@ class Method:
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes up the result of [`state`], when the step is resumed."""
+
+    def statistics(self) -> dict[str, Tensor]:
+        """
+        What later steps need of the images so far beside the model, by name: whoever has the step can then continue it
+        without old images.
+        """
+        return {}
+
+    def load_statistics(self, tensors: Mapping[str, Tensor], model: IncrementalModel) -> None:
+        """
+        Takes up the result of [`statistics`] after the step that is continued.
+
+        Args:
+            tensors (`Mapping[str, Tensor]`): as they were saved.
+            model (`IncrementalModel`): of this step.
+
+        Raises:
+            `ValueError`: they are not those of this method and this model.
+        """
 
 
 def frozen_copy(model: IncrementalModel) -> IncrementalModel:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 
 import modeling_dytox  # noqa: F401  # makes the architectures known to the Auto classes
@@ -43,7 +44,7 @@ def build_model(
         label2id={name: label for label, name in enumerate(step.class_names)},
         **fields,
     )
-    model: IncrementalModel = AutoModelForImageClassification.from_config(config)
+    model: IncrementalModel = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
     set_attention(model, attn_implementation)
     if encoder is not None:
         encoder.copy_into(model)

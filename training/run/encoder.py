@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from hub.run.errors import InputError, first_line
 from hub.run.text import is_repo_id
-from modeling_dytox import DyToxModel, IncrementalModel
+from modeling_dytox import DyToxModel, FeatureHeadModel, IncrementalModel
 from modeling_dytox.encoders import measure_encoder
 from modeling_dytox.image_processing import make_image_processor
 from training.arguments import DEFAULT_IMAGE_SIZE, Arguments, EncoderArguments
@@ -53,7 +53,7 @@ class Encoder:
         """Gives the encoders of a new model the pretrained weights."""
         if self.pretrained is not None and model.device.type != "meta":
             for module in model.modules():
-                if isinstance(module, DyToxModel):
+                if isinstance(module, (DyToxModel, FeatureHeadModel)):
                     module.encoder.load_state_dict(self.pretrained.state_dict())
 
 

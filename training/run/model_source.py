@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 import yaml
 from huggingface_hub import hf_hub_download, resolve_revision
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     HTTPError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
     RevisionResolutionError,
 )
 
 from hub.run.errors import InputError, first_line
-from hub.run.layout import CONFIG_FILE, RECIPE_FILE, RESULTS_FILE
+from hub.run.layout import CONFIG_FILE, RECIPE_FILE, RESULTS_FILE, STATISTICS_FILE
 from hub.run.results import RunResults
 from hub.run.text import is_repo_id
 from training.arguments import Arguments, ContinuationArguments
@@ -135,6 +137,27 @@ class ModelSource:
             raise InputError(
                 f"{self.option} {self} has no usable {RESULTS_FILE} ({first_line(error)}): give a step that was saved "
                 "by training/incremental.py."
+            ) from error
+
+    def statistics(self) -> Path:
+        """
+        The file with what its method needs to learn more classes, downloaded if the step is on the Hub; a path without
+        a file where the step has none.
+
+        Raises:
+            InputError: it cannot be downloaded.
+        """
+        commit = self.commit
+        if self.folder is not None:
+            return self.folder / STATISTICS_FILE
+        try:
+            return Path(hf_hub_download(self.name, STATISTICS_FILE, revision=commit))
+        except (OSError, ValueError, HTTPError) as error:
+            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+                return Path(str(self), STATISTICS_FILE)
+            raise InputError(
+                f"{self.option} {self}: {STATISTICS_FILE} cannot be downloaded ({first_line(error)}): check the "
+                "connection and your token, and run the same command again."
             ) from error
 
     def _check_step_folder(self, folder: Path) -> None:

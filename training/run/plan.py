@@ -23,38 +23,49 @@ def plan(setup: Setup, first: StepContext, disk: str) -> list[str]:
     """
     lines = describe(setup)
     check_images(setup.scenario, setup.accelerator)
-    phase = setup.method.phases(first.step)[0]
-    examples = first.examples(phase.data, phase.held_out)
-    seconds = setup.trainer.seconds_per_update(first.model, first.step, phase, examples)
+    seconds = _seconds_per_update(setup, first)
     steps = [_step_line(setup, step, seconds) for step in setup.scenario.steps]
     return [
         *lines,
         *steps,
-        f"{seconds:.2g} s an update: the mean of ten updates of step {first.step.number} on this machine. Later "
-        "steps take longer where the model grows or has a teacher; evaluation is not counted.",
-        *_note_on_features(setup),
+        *_notes_on_time(setup, seconds, first.step),
         f"Disk: {disk}.",
         "Nothing was written; the Hub was not asked. Without --dry_run the run begins.",
     ]
 
 
-def _note_on_features(setup: Setup) -> list[str]:
-    """Without the features of a run, which are not computed for a plan, updates take longer."""
-    if not setup.arguments.encoder.cached_views:
-        return []
-    return ["These updates ran the frozen encoder; the run keeps what it makes of each image, and is faster by that."]
+def _seconds_per_update(setup: Setup, first: StepContext) -> float | None:
+    """Of the first phase; None where the method has none."""
+    phases = setup.method.phases(first.step)
+    if not phases:
+        return None
+    examples = first.examples(phases[0].data, phases[0].held_out)
+    return setup.trainer.seconds_per_update(first.model, first.step, phases[0], examples)
 
 
-def _step_line(setup: Setup, step: Step, seconds_per_update: float) -> str:
+def _notes_on_time(setup: Setup, seconds_per_update: float | None, step: Step) -> list[str]:
+    if seconds_per_update is None:
+        return ["No updates: the encoder sees each image once, and the weights are solved for."]
+    time = (
+        f"{seconds_per_update:.2g} s an update: the mean of ten updates of step {step.number} on this machine. Later "
+        "steps take longer where the model grows or has a teacher; evaluation is not counted."
+    )
+    # The features of a run are not computed for a plan.
+    faster = "These updates ran the frozen encoder; the run keeps what it makes of each image, and is faster by that."
+    return [time, faster] if setup.arguments.encoder.cached_views else [time]
+
+
+def _step_line(setup: Setup, step: Step, seconds_per_update: float | None) -> str:
     updates = sum(
         setup.trainer.num_updates(_num_images(setup, step, phase), phase) for phase in setup.method.phases(step)
     )
     classes = len(step.class_names)
     exemplars = _num_exemplars(setup, step.num_old_classes)
     test = len(setup.scenario.seen_test(step))
+    duration = "" if seconds_per_update is None else f", about {_duration(updates * seconds_per_update)}"
     return (
         f"Step {step.number}: {classes} class(es), {len(step.train):,} new images and {exemplars:,} exemplars to "
-        f"learn from, {test:,} to test on; {updates:,} updates, about {_duration(updates * seconds_per_update)}"
+        f"learn from, {test:,} to test on; {updates:,} updates{duration}"
     )
 
 

@@ -17,7 +17,7 @@ from training.parsing import REMOVED, option_names, owners_of
 
 
 # Options that may name a folder or a file.
-_PATHS = ("dataset_name", "model_name_or_path", "memory_name_or_path")
+_PATHS = ("dataset_name", "model_name_or_path", "memory_name_or_path", "encoder_name_or_path")
 
 
 def recipe_of(arguments: Arguments, num_processes: int, mixed_precision: str) -> dict[str, Any]:

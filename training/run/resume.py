@@ -6,6 +6,7 @@ from transformers.utils import logging
 
 import modeling_dytox
 from hub.run.errors import InputError
+from hub.run.layout import STATISTICS_FILE, step_name
 from hub.run.results import RunResults
 from modeling_dytox import IncrementalModel
 from training.data.memory import RehearsalMemory
@@ -17,6 +18,7 @@ from training.run.model import LOADING_ERRORS, loading_problem, rebuild_model
 from training.run.recipe import without_local_paths
 from training.run.results import with_metrics
 from training.run.setup import Setup
+from training.run.statistics import load_statistics
 
 
 logger = logging.get_logger(__name__)
@@ -94,6 +96,9 @@ def _after_step(setup: Setup, step: int) -> Progress:
     if setup.memory is not None:
         setup.memory.load(setup.folder.memory_file(step))
     model = setup.folder.load_model(step, setup.arguments.model.attn_implementation)
+    statistics = setup.folder.step_folder(step) / STATISTICS_FILE
+    advice = f"restore it, or delete {step_name(step)} to learn it again."
+    load_statistics(setup.method, model, statistics, advice)
     results = _in_own_words(setup, with_metrics(setup.folder.results_after(step)))
     # A run that was killed between writing the step and renewing its own results.
     on_main_process(setup.accelerator, lambda: setup.folder.save_results(results))

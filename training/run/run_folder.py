@@ -11,18 +11,21 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import ViTImageProcessor
 
 from hub.run import layout
 from hub.run.atomic import PARTIAL, write_aside
 from hub.run.confusion import Confusion
 from hub.run.errors import InputError, StepFolderError
-from hub.run.layout import FINGERPRINT_FILE, LOCK_FILE, RECIPE_FILE, RESULTS_FILE
+from hub.run.layout import FINGERPRINT_FILE, LOCK_FILE, RECIPE_FILE, RESULTS_FILE, STATISTICS_FILE
 from hub.run.results import RunResults
 from modeling_dytox import IncrementalModel
 from training.loop.disk import disk_errors_named
+from training.methods.building import set_attention
 from training.run.model import LOADING_ERRORS, load_model, loading_problem
 from training.run.recipe import differences, read_recipe, to_yaml, without_local_paths
+from training.run.statistics import write_statistics
 
 
 #: What a run makes, and --overwrite_output_dir deletes; the recipe comes last.
@@ -141,11 +144,14 @@ class RunFolder:
         """
         folder = self.step_folder(step)
         try:
-            return load_model(folder, attn_implementation=attn_implementation)
+            model = load_model(folder)
         except LOADING_ERRORS as error:
             raise InputError(
                 f"{folder} cannot be loaded ({loading_problem(error)}): delete it to learn step {step} again."
             ) from error
+        # Not while loading: encoders without attention refuse it.
+        set_attention(model, attn_implementation)
+        return model
 
     def save_step(
         self,
@@ -155,6 +161,7 @@ class RunFolder:
         results: RunResults,
         finish: Callable[[Path], None],
         confusion: Confusion | None = None,
+        statistics: Mapping[str, Tensor] | None = None,
     ) -> None:
         """
         Writes the folder of a step, which marks the step finished; then renews `results.json` of the run.
@@ -166,6 +173,7 @@ class RunFolder:
             results (`RunResults`): up to this step.
             finish: called with the folder while it is still written aside, e.g. to add a card and figures.
             confusion (`Confusion`, *optional*): after this step, if it is to be recorded.
+            statistics (`Mapping[str, Tensor]`, *optional*): what the method needs in later steps, if anything.
 
         Raises:
             InputError: the disk is full, or cannot be written.
@@ -174,6 +182,8 @@ class RunFolder:
             model.save_pretrained(folder)
             processor.save_pretrained(folder)
             results.write(folder / RESULTS_FILE)
+            if statistics:
+                write_statistics(folder / STATISTICS_FILE, statistics)
             if confusion is not None:
                 confusion.write(folder, results.class_names)
             write_aside(folder / RECIPE_FILE, to_yaml(without_local_paths(self.recipe)))

@@ -33,6 +33,7 @@ from training.run.feature_cache import cached_scenario
 from training.run.published_memory import load_published_memory
 from training.run.recipe import recipe_of, without_local_paths
 from training.run.run_folder import RunFolder
+from training.run.statistics import load_statistics
 
 
 #: With fewer images of a class the script says what to expect.
@@ -116,6 +117,9 @@ def set_up(arguments: Arguments, accelerator: Accelerator) -> Setup:
         arguments = continuation.options_in(arguments)
     arguments, encoder = load_encoder(arguments)
     method = make_method(arguments, encoder)
+    if continuation is not None and method.keeps_statistics:
+        statistics, advice = continuation.source.statistics(), "give a step of that method as it was published."
+        load_statistics(method, continuation.model, statistics, advice)
     known = continuation.known if continuation else LearnedClasses()
     scenario = make_scenario(load_splits(arguments.data, arguments.optimization.seed), arguments.data, known)
     check_precision(accelerator, [phase for step in scenario.steps for phase in method.phases(step)])

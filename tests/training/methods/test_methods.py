@@ -14,16 +14,17 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
 from hub.run.model_config import ModelConfig
 from hub.run.step_folder import list_step_folders
 from tests.command_line import words
+from tests.weights import load_weights
 from training.arguments import Arguments
 from training.data.scenario import Step
 from training.loop.context import StepContext
 from training.methods import METHODS, make_method
+from training.run.encoder import load_encoder
 
 
 MakeArguments = Callable[..., Arguments]
@@ -80,8 +81,7 @@ def steps_of_two(number: int) -> Step:
 
 @every_method
 def test_growth_keeps_old_parameters_and_logits(method: str, make_tiny_arguments: MakeArguments) -> None:
-    arguments = make_tiny_arguments(method=method)
-    learned = make_method(arguments)
+    learned = make_method(*load_encoder(make_tiny_arguments(method=method)))
     model = learned.build(steps_of_two(1)).eval()
     pixel_values = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     for step in (steps_of_two(2), steps_of_two(3)):
@@ -118,7 +118,7 @@ def test_frozen_parameters_stay_bit_equal_and_others_move(
     whole = straight(**options)
     # Where a second phase begins, a run without it ends.
     main = straight(**options, finetuning_epochs=0) if len(phases) > 1 else whole
-    weights = [load_file(folder / "model.safetensors") for folder in (main / "step1", main / "step2", whole / "step2")]
+    weights = [load_weights(folder) for folder in (main / "step1", main / "step2", whole / "step2")]
     for phase, before, after in zip(phases, weights, weights[1:], strict=False):
         stayed = {name for name in before if torch.equal(before[name], after[name])}
         assert stayed == matching(before, phase.frozen)
@@ -144,7 +144,9 @@ def test_a_run_stopped_within_a_step_ends_as_if_it_was_not(
 ) -> None:
     stopped = tmp_path / "stopped"
     with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", stopping_before_the_second("step2", os.replace))
+        # A method without epochs saves no state within a step, but sums at its end.
+        name = "statistics" if METHODS[method].keeps_statistics else "step2"
+        patched.setattr(os, "replace", stopping_before_the_second(name, os.replace))
         assert run(stopped, method=method) == 128 + signal.SIGTERM
     assert (stopped / "step1").is_dir() and not (stopped / "step2").exists()
     assert run(stopped, method=method) == 0
@@ -171,7 +173,12 @@ def test_each_step_folder_is_whole_and_its_memory_within_the_budget(
     for number in (1, 2):
         folder = straight(method=method) / f"step{number}"
         files = {"README.md", "results.json", "training_config.yaml", "preprocessor_config.json", "figures"}
-        files |= {"config.json", "model.safetensors", *ModelConfig.read(folder).code_files(folder)}
+        files |= {"config.json", "confusion.csv", *ModelConfig.read(folder).code_files(folder)}
+        if METHODS[method].needs_frozen_encoder:
+            files |= {f"model-0000{shard}-of-00002.safetensors" for shard in (1, 2)} | {"model.safetensors.index.json"}
+        else:
+            files.add("model.safetensors")
+        files |= {"statistics.safetensors"} if METHODS[method].keeps_statistics else set()
         assert {path.name for path in folder.iterdir()} == files
         measured = json.loads((folder / "results.json").read_text())["steps"][-1]
         assert measured["num_seen_classes"] == 2 * number and len(measured["accuracy_per_step"]) == number
@@ -188,10 +195,7 @@ def test_each_step_folder_is_whole_and_its_memory_within_the_budget(
 
 
 def test_the_baselines_are_the_same_after_the_first_step(straight: Callable[..., Path]) -> None:
-    first, *others = (
-        load_file(straight(method=method) / "step1" / "model.safetensors")
-        for method in ("replay", "finetune", "joint")
-    )
+    first, *others = (load_weights(straight(method=method) / "step1") for method in ("replay", "finetune", "joint"))
     for other in others:
         assert all(torch.equal(other[name], tensor) for name, tensor in first.items())
 
