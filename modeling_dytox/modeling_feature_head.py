@@ -135,7 +135,7 @@ class FeatureHeadModel(FeatureHeadPreTrainedModel):
     @torch.no_grad()
     def features(self, pixel_values: torch.Tensor) -> EncoderFeatures:
         """What the encoder makes of images `(B, num_channels, height, width)`, see [`EncoderFeatures`]."""
-        return run_encoder(self.encoder, pixel_values, self.config)
+        return run_encoder(self.encoder, pixel_values, self.config)[1]
 
     @can_return_tuple
     def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:

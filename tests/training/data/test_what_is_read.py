@@ -212,7 +212,12 @@ CASES = [
         {"train": READ["train"], "test": {"ant": 1}},
         "Not measured, as they have no test image: 1 class(es), bee",
     ),
-    Case("a class with test images alone", tree(*GOOD, "test/cow/0.png"), None, "leave it out with --class_order and --num_classes, or add images"),
+    Case(
+        "a class with test images alone",
+        tree(*GOOD, "test/cow/0.png"),
+        None,
+        "leave it out with --class_order and --num_classes, or add images",
+    ),
     Case(
         "`labels.csv` that names image files and their classes, here with `;`",
         lambda root: files(
