@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
 from tests.command_line import words
@@ -180,3 +181,23 @@ def test_a_run_that_continues_main_of_its_own_repository_resumes_and_needs_its_m
     assert "holds 2 of 2 steps" in done.stdout
     assert tags_of(local_hub, "models/org/own") == ["step1", "step2"]
     assert "base_model" not in ModelCard.load(tmp_path / "more" / "step2" / "README.md").data.to_dict()
+
+
+@pytest.mark.slow
+def test_a_revision_without_a_memory_is_continued_from_its_sums(
+    local_hub: "LocalHub", tiny_options: dict[str, object], tmp_path: Path
+) -> None:
+    straight = tiny_options | {"num_classes": 4, "method": "ridge", "output_dir": tmp_path / "straight"}
+    published = {"push_to_hub": "true", "hub_model_id": "org/ridge"}
+    trained = run(local_hub, straight | published)
+    assert trained.returncode == 0, trained.stderr[-3000:]
+    # The folder is gone: what is continued comes from the Hub.
+    kept = (tmp_path / "straight").rename(tmp_path / "kept")
+    model = {"model_name_or_path": "org/ridge", "model_revision": "step1", "known_classes": "test", "image_size": None}
+    sizes = dict.fromkeys(("patch_size", "hidden_size", "num_attention_heads", "num_hidden_layers"))
+    continued = run(local_hub, straight | model | sizes | {"output_dir": tmp_path / "more"})
+    assert continued.returncode == 0, continued.stderr[-3000:]
+    sums, expected = (load_file(folder / "step2" / "statistics.safetensors") for folder in (tmp_path / "more", kept))
+    for name, tensor in expected.items():
+        np.testing.assert_allclose(sums[name], tensor, rtol=1e-2, atol=1e-3 * float(tensor.max()))
+    assert sums["counts"].tolist() == [12] * 4
