@@ -82,7 +82,8 @@ class EvaluationArguments:
     predictions_file: str | None = option(
         "Parquet or CSV file (.parquet, .csv) to write the predictions to, a row for each test image. Columns: "
         "'file', the name of the image where the data set has one, else its row in the split; 'true' and 'predicted', "
-        "names of classes; 'score_NAME' for each class, as the image-classification pipeline shows it."
+        "names of classes; 'score_NAME' for each class, as the image-classification pipeline shows it. By default "
+        "none is written."
     )
 
     @property

@@ -87,7 +87,7 @@ def assert_only_listed_files(publication: Publication) -> None:
     for revision in (*publication.state()["tags"], "main"):
         content = publication.content(revision)
         of_some = {"figures/calibration.png", "confusion.csv", "figures/confusion_matrix.png"}
-        assert content.keys() - of_some - {"class_ranges.py", "heads.py"} == STEP_FILES
+        assert content.keys() - of_some - {"class_ranges.py", "encoders.py", "heads.py"} == STEP_FILES
         (length,) = struct.unpack_from("<Q", content["model.safetensors"])
         header = json.loads(content["model.safetensors"][8 : 8 + length])
         assert header.pop("__metadata__", {}) == {"format": "pt"}

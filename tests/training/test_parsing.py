@@ -263,12 +263,12 @@ BOUNDS = {
     "repeated_augmentation",
     0: "finetuning_epochs finetuning_learning_rate memory_size divergence_weight mixup_alpha sam_rho learning_rate "
     "learning_rate_batch_size warmup_epochs warmup_learning_rate min_learning_rate weight_decay num_workers seed "
-    "encoder_output",
+    "encoder_output cached_views",
 }
 
 
 def test_every_number_is_refused_out_of_its_bounds() -> None:
-    bounded = {"distillation_temperature", "holdout", "drop_path_rate", "mixup_label_smoothing"}
+    bounded = {"distillation_temperature", "feature_cache_gb", "holdout", "drop_path_rate", "mixup_label_smoothing"}
     for bound, names in BOUNDS.items():
         bounded |= set(names.split())
         for name in names.split():
@@ -279,6 +279,7 @@ def test_every_number_is_refused_out_of_its_bounds() -> None:
             assert error_of(*DATA, f"--{name}", value) == f"--{name} {value} must be in [0, 1)."
     for value in ("0.0", "1.0"):
         assert error_of(*DATA, "--holdout", value) == f"--holdout {value} must be in (0, 1)."
+    assert "--feature_cache_gb 0.0 must be greater than 0." in error_of(*DATA, "--feature_cache_gb", "0")
     message = error_of(*DATA, "--distillation_temperature", "0")
     assert message == "--distillation_temperature 0.0 must be greater than 0."
     hints = {
