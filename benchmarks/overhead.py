@@ -33,7 +33,7 @@ from training.loop.malloc import keep_freed_pages
 TIMED: tuple[tuple[str, Any, str], ...] = (
     ("epochs", EpochTrainer, "train"),
     ("forward_backward", EpochTrainer, "_update"),
-    ("evaluation", Evaluator, "evaluate"),
+    ("evaluation", Evaluator, "predict"),
     ("herding", incremental, "update_memory"),
     ("saving_states", Checkpoints, "save"),
     ("saving_steps", incremental, "save"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
 
-from modeling_dytox import MODELS, DyToxForImageClassification
+from modeling_dytox import DyToxForImageClassification
 from tests.modeling_dytox import oracle
 from tests.modeling_dytox.small import (
     RANGES,
@@ -171,7 +171,7 @@ def test_an_early_checkpoint_loads_into_a_later_shape(tmp_path: Path) -> None:
         assert (weights[f"classifiers.{step}.layernorm.weight"] == 1).all()
 
 
-@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("model_type", ["dytox", "growing_head", "branched"])
 def test_a_step_loads_with_other_classes_as_any_model_of_transformers(model_type: str, tmp_path: Path) -> None:
     model = make_model() if model_type == "dytox" else make_rival(model_type, class_ranges=RANGES[:2])
     model.save_pretrained(tmp_path)
