@@ -7,6 +7,7 @@ Shapes in this file: `B` images, `N` patches, `E` width of the encoder, `P` widt
 import inspect
 import json
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
+
+
+# Among the names of parameters: any other name.
+ANY = "**"
 
 
 class EncoderFeatures(NamedTuple):
@@ -32,12 +37,14 @@ class EncoderFeatures(NamedTuple):
 
 def make_encoder(config: Any) -> PreTrainedModel:
     """The encoder that a config describes, with new weights, and without the pooler that many have and none uses."""
-    encoder: PreTrainedModel
-    try:
-        encoder = AutoModel.from_config(config.encoder_config, add_pooling_layer=False)
-    except TypeError:
-        encoder = AutoModel.from_config(config.encoder_config)
+    encoder: PreTrainedModel = AutoModel.from_config(config.encoder_config, **without_pooler(config.encoder_config))
     return encoder
+
+
+def without_pooler(encoder_config: Any) -> dict[str, bool]:
+    """Options with which `AutoModel` makes or loads an encoder without a pooler, where it has one to leave out."""
+    kind: Any = AutoModel._model_mapping[type(encoder_config)]
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
 
 
 def run_encoder(
@@ -55,9 +62,8 @@ def run_encoder(
     Returns:
         `tuple[Any, EncoderFeatures]`: the outputs of the encoder, and its features.
     """
-    taken = inspect.signature(encoder.forward).parameters.values()
-    takes_all = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken)
-    options = {name: value for name, value in kwargs.items() if takes_all or name in {each.name for each in taken}}
+    taken = _forward_parameters(encoder)
+    options = {name: value for name, value in kwargs.items() if ANY in taken or name in taken}
     options |= _position_options(encoder, config)
     if config.encoder_output is not None:
         options["output_hidden_states"] = True
@@ -65,6 +71,18 @@ def run_encoder(
     last = outputs.last_hidden_state
     chosen = last if config.encoder_output is None else outputs.hidden_states[config.encoder_output]
     return outputs, EncoderFeatures(_patch_tokens(chosen, config), _pooled(last, config))
+
+
+def _forward_parameters(encoder: PreTrainedModel) -> frozenset[str]:
+    """Names of what `forward` takes, with `ANY` where it takes any name; looked up once a class."""
+    kind: Any = type(encoder)
+    return _forward_parameters_of(kind)
+
+
+@cache
+def _forward_parameters_of(kind: Any) -> frozenset[str]:
+    found = inspect.signature(kind.forward).parameters.values()
+    return frozenset(ANY if each.kind is inspect.Parameter.VAR_KEYWORD else each.name for each in found)
 
 
 def _patch_tokens(hidden_state: torch.Tensor, config: Any) -> torch.Tensor:
@@ -82,7 +100,7 @@ def _pooled(hidden_state: torch.Tensor, config: Any) -> torch.Tensor:
 
 def _position_options(encoder: PreTrainedModel, config: Any) -> dict[str, bool]:
     """Encoders with positions for one size interpolate them where they are told to."""
-    takes = "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters
+    takes = "interpolate_pos_encoding" in _forward_parameters(encoder)
     own_size = getattr(config.encoder_config, "image_size", None)
     sizes = (own_size, own_size) if isinstance(own_size, int) else tuple(own_size or ())
     return {"interpolate_pos_encoding": True} if takes and sizes != config.image_height_width else {}
@@ -151,7 +169,7 @@ def measure_encoder(encoder: PreTrainedModel, config: dict[str, Any]) -> dict[st
     was_training = encoder.training
     encoder.eval()
     options = {"output_hidden_states": True} if place is not None else {}
-    if "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters:
+    if "interpolate_pos_encoding" in _forward_parameters(encoder):
         options["interpolate_pos_encoding"] = True
     with torch.no_grad():
         image = torch.zeros(1, 3, height, width, device=encoder.device, dtype=encoder.dtype)
@@ -178,7 +196,7 @@ def _width(hidden_state: torch.Tensor) -> int:
 
 def is_of_encoder(name: str) -> bool:
     """Whether a weight of this name belongs to the encoder of a model, or of its base model."""
-    return f".{name}".find(".encoder.") >= 0
+    return ".encoder." in f".{name}"
 
 
 def save_encoder_apart(folder: Path) -> None:

@@ -121,10 +121,13 @@ class FeatureSource:
     train_sources: np.ndarray
     compute: Callable[[Examples], np.ndarray]
 
-    def of_split(self, examples: Examples, is_test: bool = False) -> Examples:
-        """All images of a split, with their rows."""
-        rows = np.arange(len(examples)) + (_TEST_ROWS if is_test else 0)
-        return replace(examples, features=self, feature_rows=rows, kept_features=None)
+    def of_train(self, examples: Examples) -> Examples:
+        """Training images of the data set with their rows, which their source indices tell."""
+        return replace(examples, features=self, feature_rows=self._train_rows(examples.source_indices))
+
+    def of_test(self, examples: Examples) -> Examples:
+        """All test images with their rows."""
+        return replace(examples, features=self, feature_rows=_TEST_ROWS + np.arange(len(examples)))
 
     def of_memory(self, examples: Examples, is_own: np.ndarray) -> Examples:
         """
@@ -134,13 +137,18 @@ class FeatureSource:
             examples (`Examples`): exemplars.
             is_own (`np.ndarray` of shape `(n,)`): which of them are of the data set of this run.
         """
-        order = np.argsort(self.train_sources, kind="stable")
-        places = np.searchsorted(self.train_sources[order], examples.source_indices)
-        rows = order[np.minimum(places, len(order) - 1)]
         others = np.flatnonzero(~is_own)
+        rows = self._train_rows(examples.source_indices)
         rows[others] = _MEMORY_ROWS + np.arange(len(others))
         kept = self.compute(examples.select(others)) if len(others) else None
         return replace(examples, features=self, feature_rows=rows, kept_features=kept)
+
+    def _train_rows(self, sources: np.ndarray) -> np.ndarray:
+        """The training row of each source index; any row for one that is of other data."""
+        order = np.argsort(self.train_sources, kind="stable")
+        places = np.searchsorted(self.train_sources[order], sources)
+        rows: np.ndarray = order[np.minimum(places, len(order) - 1)]
+        return rows
 
 
 def read_features(examples: Examples, positions: np.ndarray, seeds: Sequence[int] | None = None) -> torch.Tensor:

@@ -90,7 +90,12 @@ class Inventory:
             return False
         if self.splits and self.has_splits:
             return True
-        return not tables and any(_is_readable(entry.path) for entry in self.entries)
+        return not tables and self.has_images
+
+    @property
+    def has_images(self) -> bool:
+        """Whether Pillow can open a file of the folder, used or not."""
+        return any(_is_readable(entry.path) for entry in self.entries)
 
     def images(self, split: str) -> list[Entry]:
         """The images of a split, in the order of their names."""

@@ -137,15 +137,16 @@ def _load(arguments: DataArguments) -> tuple[DatasetDict, Sequence[str]]:
         return BUILT_IN[name](), ()
     if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
         raise InputError(f"--dataset_name {name} does not exist: give a Hub id, an existing folder or 'digits'.")
-    if path.is_dir() and (inventory := Inventory.read(path)).is_of_plain_images:
+    inventory = Inventory.read(path) if path.is_dir() else None
+    if inventory is not None and inventory.is_of_plain_images:
         return _load_images(inventory)
     _check_is_unpacked(path)
     try:
         if path.suffix.lower() in BUILDERS and path.is_file():
             return load_tables({"train": [path]}), ()
-        if path.is_dir() and (tables := find_tables(path)):
+        if inventory is not None and (tables := find_tables(inventory)):
             return load_tables(tables), ()
-        return datasets.load_dataset(str(path) if path.is_dir() else name, arguments.dataset_config_name), ()
+        return datasets.load_dataset(name if inventory is None else str(path), arguments.dataset_config_name), ()
     except InputError:
         raise
     except Exception as error:

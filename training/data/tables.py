@@ -5,6 +5,7 @@ Paths are relative to the folder of the table, and stay below it.
 """
 
 import csv
+import glob
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from datasets import Dataset, DatasetDict, Features, Image, Value, concatenate_d
 
 from hub.run.errors import InputError
 from hub.run.text import shorten
-from training.data.inventory import SPLITS, image_files
+from training.data.inventory import SPLITS, Inventory
 
 
 #: Suffix of a table -> the builder of `datasets` that reads it.
@@ -26,12 +27,12 @@ BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".p
 TEXT = ("string", "large_string", "string_view")
 
 
-def find_tables(folder: Path) -> dict[str, list[Path]]:
+def find_tables(inventory: Inventory) -> dict[str, list[Path]]:
     """
     The tables of a folder that name the images below it.
 
     Args:
-        folder (`Path`): the data folder.
+        inventory (`Inventory`): the files of the data folder.
 
     Returns:
         `dict[str, list[Path]]`: the tables of each split; empty where `datasets` knows better how to read the folder.
@@ -39,14 +40,15 @@ def find_tables(folder: Path) -> dict[str, list[Path]]:
     Raises:
         InputError: it is not clear which table is to be read.
     """
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    folder, paths = inventory.root, [entry.path for entry in inventory.entries]
+    files = [path for path in paths if path.parent == folder]
     tables = [path for path in files if path.suffix.lower() in BUILDERS]
     # Labels beside images, data sets saved by `datasets`, and clones of a Hub repository that names its files.
-    if next(folder.rglob("metadata.*"), None) or next(folder.rglob("*.arrow"), None):
+    if any(path.name.startswith("metadata.") or path.suffix == ".arrow" for path in paths):
         return {}
     if not tables or any(path.name == "README.md" and "configs:" in path.read_text("utf-8") for path in files):
         return {}
-    if all(path.suffix.lower() == ".parquet" for path in tables) and not image_files(folder):
+    if all(path.suffix.lower() == ".parquet" for path in tables) and not inventory.has_images:
         return {}
     named: dict[str, list[Path]] = {}
     for path in tables:
@@ -83,17 +85,13 @@ def load_tables(tables: Mapping[str, Sequence[Path]]) -> DatasetDict:
 def _read(path: Path) -> Dataset:
     builder = BUILDERS[path.suffix.lower()]
     # A name with brackets would be a pattern.
-    options: dict[str, Any] = {"data_files": [_literal(path)], "split": "train"}
+    options: dict[str, Any] = {"data_files": [glob.escape(str(path.absolute()))], "split": "train"}
     if builder == "csv":
         separator, columns = _header(path)
         # As it is written: without types, 007 would be 7 and a class called "nan" would be missing.
         types = Features({name: Value("string") for name in columns})
         options |= {"sep": separator, "features": types, "keep_default_na": False, "encoding": "utf-8-sig"}
     return _with_images(datasets.load_dataset(builder, **options), path)
-
-
-def _literal(path: Path) -> str:
-    return re.sub(r"([*?\[])", r"[\1]", str(path.absolute()))
 
 
 def _header(path: Path) -> tuple[str, list[str]]:

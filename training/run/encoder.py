@@ -16,7 +16,7 @@ from transformers.utils import logging
 from hub.run.errors import InputError, first_line
 from hub.run.text import is_repo_id
 from modeling_dytox import DyToxModel, FeatureHeadModel, IncrementalModel
-from modeling_dytox.encoders import measure_encoder
+from modeling_dytox.encoders import measure_encoder, without_pooler
 from modeling_dytox.image_processing import make_image_processor
 from training.arguments import DEFAULT_IMAGE_SIZE, Arguments, EncoderArguments
 from training.data.augmentation import output_size
@@ -222,7 +222,7 @@ def _pretrained_model(options: EncoderArguments, config: PreTrainedConfig) -> Pr
             revision=options.encoder_revision,
             trust_remote_code=False,
             output_loading_info=True,
-            **_without_pooler(config),
+            **without_pooler(config),
             dtype=torch.float32,
             use_safetensors=True,
         )
@@ -242,12 +242,6 @@ def _pretrained_model(options: EncoderArguments, config: PreTrainedConfig) -> Pr
         for weight in loading["missing_keys"]:
             model.get_parameter(weight).zero_()
     return model.eval()
-
-
-def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
-    """As [`modeling_dytox.encoders.make_encoder`] makes encoders."""
-    kind: Any = AutoModel._model_mapping[type(config)]
-    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
 
 
 def _base_model(options: EncoderArguments) -> Mapping[str, str | None]:

@@ -20,7 +20,7 @@ from training.arguments import EncoderArguments
 from training.data.examples import Examples
 from training.data.features import FeatureSource, FeatureTable
 from training.data.loading import EvalTransform, TrainTransform
-from training.data.scenario import Scenario, Step
+from training.data.scenario import Scenario
 from training.loop.disk import disk_errors_named
 from training.loop.logs import progress_bar
 
@@ -82,13 +82,9 @@ def cached_scenario(
 
 
 def _with_features(scenario: Scenario, source: FeatureSource) -> Scenario:
-    train = source.of_split(scenario.train)
-
-    def of_step(step: Step) -> Step:
-        return replace(step, train=source.of_memory(step.train, np.ones(len(step.train), dtype=bool)))
-
-    test = source.of_split(scenario.test, is_test=True)
-    return replace(scenario, train=train, test=test, steps=[of_step(step) for step in scenario.steps])
+    steps = [replace(step, train=source.of_train(step.train)) for step in scenario.steps]
+    train, test = source.of_train(scenario.train), source.of_test(scenario.test)
+    return replace(scenario, train=train, test=test, steps=steps)
 
 
 def _shapes(encoder: Any, scenario: Scenario, processor: ViTImageProcessor) -> dict[str, tuple[int, ...]]:
