@@ -128,12 +128,7 @@ class NestedEncoderModelTest(DyToxModelTest):
     fields = {
         "encoder_config": {
             "model_type": "vit",
-            "image_size": 12,
-            "patch_size": 4,
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "intermediate_size": 37,
+            **{name: size for name, size in SIZES.items() if not name.endswith("_prob")},
         },
         "encoder_hidden_size": 32,
         "encoder_pooled_size": 32,

@@ -116,6 +116,8 @@ def set_up(arguments: Arguments, accelerator: Accelerator) -> Setup:
     if continuation is not None:
         arguments = continuation.options_in(arguments)
     arguments, encoder = load_encoder(arguments)
+    if arguments.encoder.cached_views and arguments.optimization.mixup_alpha:
+        raise InputError("--mixup_alpha mixes images, of which only features are kept: add --cached_views 0.")
     method = make_method(arguments, encoder)
     if continuation is not None and method.keeps_statistics:
         statistics, advice = continuation.source.statistics(), "give a step of that method as it was published."
@@ -189,8 +191,6 @@ def with_features(setup: Setup, pixels: dict[str, str]) -> Setup:
     options, continuation, memory = setup.arguments.encoder, setup.continuation, setup.memory
     if not options.cached_views:
         return setup
-    if setup.arguments.optimization.mixup_alpha:
-        raise InputError("--mixup_alpha mixes images, of which only features are kept: add --cached_views 0.")
     model = continuation.model if continuation else setup.method.build(setup.scenario.steps[0])
     num_views = options.cached_views
     note = "without augmentation" if num_views == 1 else f"in {num_views} views, {num_views - 1} of them augmented"
