@@ -34,23 +34,31 @@ class FeatureTable:
         shapes (`Mapping[str, tuple[int, ...]]`): of the features of an image, by kind: `tokens`, `pooled`.
         dtype (`np.dtype`): in which they are kept.
         num_views (`int`): views of each image.
+        file_names (`Mapping[str, str]`, *optional*): what the files of a kind are called, by default as the kind.
     """
 
     def __init__(
-        self, folder: Path, num_rows: int, shapes: Mapping[str, tuple[int, ...]], dtype: str, num_views: int = 1
+        self,
+        folder: Path,
+        num_rows: int,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtype: str,
+        num_views: int = 1,
+        file_names: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.num_rows = num_rows
         self.num_views = num_views
         folder.mkdir(parents=True, exist_ok=True)
+        names = {kind: kind for kind in shapes} | dict(file_names or {})
         self.arrays = {
-            (kind, view): self._open(f"{kind}{view}.bin", (num_rows, *shape), dtype)
+            (kind, view): self._open(f"{names[kind]}{view}.bin", (num_rows, *shape), dtype)
             for kind, shape in shapes.items()
             for view in range(num_views)
         }
         self.digests = {
-            key: self._open(f"{key[0]}{key[1]}.digests", (self.num_batches, _DIGEST_BYTES), "uint8")
-            for key in self.arrays
+            (kind, view): self._open(f"{names[kind]}{view}.digests", (self.num_batches, _DIGEST_BYTES), "uint8")
+            for kind, view in self.arrays
         }
 
     @property

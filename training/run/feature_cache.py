@@ -59,7 +59,10 @@ def cached_scenario(
     folder = _folder(options)
     augmented = [TrainTransform(processor, transform, "view", view) for view in range(1, views)]
     transforms = [EvalTransform(processor), *augmented]
-    of_encoder = _digest(_bytes_of(base.encoder), repr(processor.to_dict()), str(model.config.encoder_output))
+    of_encoder = _digest(_bytes_of(base.encoder), repr(processor.to_dict()))
+    # Pooled features are of the last map, whichever map gives the tokens: methods share them.
+    output = model.config.encoder_output
+    file_names = {} if output is None else {"tokens": f"tokens_of_output{output}_view"}
     tables = []
     for name, examples, prepare, dtype in (
         ("training", scenario.train, transforms, "float16"),
@@ -69,7 +72,7 @@ def cached_scenario(
         augmentation = repr(transform) if len(prepare) > 1 else ""
         key = _digest(of_encoder, pixels[name], examples.source_indices.tobytes(), dtype, augmentation)
         with disk_errors_named(folder / key):
-            table = FeatureTable(folder / key, len(examples), shapes, dtype, len(prepare))
+            table = FeatureTable(folder / key, len(examples), shapes, dtype, len(prepare), file_names)
             _fill(table, examples, encoder, prepare, accelerator, name)
         tables.append(table)
 

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from hub.run.errors import InputError
-from modeling_dytox import DyToxModel
+from modeling_dytox import DyToxModel, FeatureHeadModel
 from tests.training.conftest import Outcome, train
 from training.arguments import Arguments
 from training.data.features import BATCH_ROWS
@@ -59,13 +59,18 @@ def test_a_frozen_encoder_sees_each_image_once_whatever_the_runs_and_the_damage(
     options: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    features = DyToxModel.features
 
-    def counted(self: DyToxModel, pixel_values: torch.Tensor) -> Any:
-        seen.append(len(pixel_values))
-        return features(self, pixel_values)
+    def count(kind: Any) -> None:
+        features = kind.features
 
-    monkeypatch.setattr(DyToxModel, "features", counted)
+        def counted(self: Any, pixel_values: torch.Tensor) -> Any:
+            seen.append(len(pixel_values))
+            return features(self, pixel_values)
+
+        monkeypatch.setattr(kind, "features", counted)
+
+    count(DyToxModel)
+    count(FeatureHeadModel)
     first = train(options | {"output_dir": tmp_path / "first"})
     # 12 training and 6 test images a class, and one to learn the shapes.
     assert sum(seen) == 4 * 18 + 1
@@ -75,6 +80,11 @@ def test_a_frozen_encoder_sees_each_image_once_whatever_the_runs_and_the_damage(
     seen.clear()
     # Another order of the classes and another method: the images are the same.
     train(options | {"output_dir": tmp_path / "other", "class_order": ["3", "0", "2", "1"], "method": "replay"})
+    assert sum(seen) == 1
+
+    seen.clear()
+    # Pooled features do not depend on the map that gives the tokens.
+    train(options | {"output_dir": tmp_path / "pooled", "method": "ncm", "encoder_output": 1})
     assert sum(seen) == 1
 
     tables = sorted((tmp_path / "features").glob("*/tokens0.bin"))
