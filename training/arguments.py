@@ -273,6 +273,7 @@ class Arguments:
 
     Args:
         options: those of the method alone, an instance of its `Options`.
+        given (`frozenset[str]`): names of those of the method that were given, even if at their defaults.
     """
 
     data: DataArguments
@@ -284,6 +285,7 @@ class Arguments:
     optimization: OptimizationArguments
     output: OutputArguments
     options: Any
+    given: frozenset[str] = field(default=frozenset(), compare=False)
 
     def recipe(self) -> dict[str, Any]:
         """The options that decide the result of the run: equal recipes with equal seeds give equal models."""

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from transformers import ViTImageProcessor
 
 from hub.run.errors import InputError
+from hub.run.layout import STATISTICS_FILE
 from hub.run.text import printable
 from modeling_dytox import IncrementalModel
 from modeling_dytox.encoders import is_of_encoder
@@ -120,8 +121,8 @@ def set_up(arguments: Arguments, accelerator: Accelerator) -> Setup:
         raise InputError("--mixup_alpha mixes images, of which only features are kept: add --cached_views 0.")
     method = make_method(arguments, encoder)
     if continuation is not None and method.keeps_statistics:
-        statistics, advice = continuation.source.statistics(), "give a step of that method as it was published."
-        load_statistics(method, continuation.model, statistics, advice)
+        statistics = continuation.source.file(STATISTICS_FILE)
+        load_statistics(method, continuation.model, statistics, "give a step of that method as it was published.")
     known = continuation.known if continuation else LearnedClasses()
     scenario = make_scenario(load_splits(arguments.data, arguments.optimization.seed), arguments.data, known)
     check_precision(accelerator, [phase for step in scenario.steps for phase in method.phases(step)])
