@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,14 @@ from transformers import (
     ConvNextImageProcessor,
     Siglip2VisionConfig,
     SiglipImageProcessor,
+    TimmWrapperConfig,
     ViTConfig,
     ViTImageProcessor,
 )
 
 from hub.run.errors import InputError
 from modeling_dytox import DyToxModel, FeatureHeadModel
+from tests.command_line import words
 from tests.training.conftest import Outcome, train
 from training.arguments import Arguments
 from training.data.features import BATCH_ROWS
@@ -221,6 +225,36 @@ def test_what_cannot_be_an_encoder_is_refused_in_one_line(
     ):
         with pytest.raises(InputError, match=message):
             make_arguments(method="dytox", **options)
+
+
+WITHOUT_TIMM = """
+import sys
+sys.modules["timm"] = None
+from training import incremental
+options = sys.argv[3:]
+for encoder in sys.argv[1:3]:
+    sys.argv[1:] = [*options, "--encoder_name_or_path", encoder]
+    try:
+        incremental.main()
+    except SystemExit as end:
+        print(end.code)
+"""
+
+
+def test_without_timm_its_models_are_refused_in_one_line(
+    tiny_encoder: Path, tiny_options: dict[str, object], tmp_path: Path, root: Path
+) -> None:
+    timm = save(TimmWrapperConfig(architecture="test_convnext"), tmp_path / "timm")
+    options = tiny_options | {"image_size": None, "method": "ncm", "encoder_name_or_path": None}
+    command = [sys.executable, "-c", WITHOUT_TIMM, str(timm), str(tiny_encoder), *words(options)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "2"], done.stderr[-2000:]
+    of_timm, of_augmentation = done.stderr.splitlines()
+    assert of_timm.startswith(f"error: --encoder_name_or_path {timm} needs a package that is missing (")
+    assert of_timm.endswith("): pip install timm.")
+    # Training needs it as well.
+    expected = "error: --auto_augment rand-m9-mstd0.5-inc1 needs timm: pip install timm, or choose none."
+    assert of_augmentation == expected
 
 
 def test_a_cache_that_is_too_small_is_refused_before_anything_is_computed(
