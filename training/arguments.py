@@ -141,8 +141,8 @@ class EncoderArguments:
     )
     encoder_revision: str | None = option("Revision of that repository. By default 'main'; its commit is kept.")
     encoder_type: str | None = option(
-        "Encoder to learn from scratch: the model_type of its config, such as resnet, or resnet18. By default the "
-        "paper's own."
+        "Encoder to learn from scratch: the model_type of its config, such as resnet, or resnet18. ResNets have the "
+        "stem for large images: for images of 32 pixels add --image_size 128. By default the paper's own."
     )
     encoder_options: str | None = option("Fields of the config of encoder_type, as JSON. By default its own defaults.")
     encoder_output: NonNegativeInt | None = option(

@@ -57,7 +57,7 @@ def first_step(family: str, model_type: str = "dytox", **fields: Any) -> tuple[I
     """A model of one step with a frozen encoder, in eval mode, and the encoder that it got its weights from."""
     encoder, side = encoder_of(family), FAMILIES[family][1]
     chosen: dict[str, Any] = {"image_size": side, "hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 32}
-    chosen |= measure_encoder(encoder, {"image_size": (side, side)} | fields)
+    chosen |= measure_encoder(encoder, (side, side), fields.get("encoder_output")).fields
     chosen |= {"encoder_config": encoder.config.to_dict(), "freeze_encoder": True, "class_ranges": [[0, 2]]}
     chosen |= {"id2label": {0: "v", 1: "w"}, "label2id": {"v": 0, "w": 1}}
     with torch.random.fork_rng():

@@ -69,7 +69,7 @@ def test_an_earlier_output_of_the_encoder_can_be_read() -> None:
     # The vector of the image is of the last map all the same.
     torch.testing.assert_close(pooled, hidden_states[-1].mean(dim=(2, 3)))
     with pytest.raises(ValueError, match="has 3 outputs, not one of number 9"):
-        measure_encoder(encoder, {"image_size": (32, 32), "encoder_output": 9})
+        measure_encoder(encoder, (32, 32), encoder_output=9)
 
 
 def test_precision_attention_and_checkpointing_reach_the_encoder(tmp_path: Path) -> None:

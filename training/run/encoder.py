@@ -41,11 +41,13 @@ class Encoder:
     Args:
         fields (`dict[str, Any]`): fields of the config of a model that has this encoder.
         processor (`ViTImageProcessor`): prepares images as the encoder expects them.
+        num_patches (`int`): patch tokens that it makes of an image.
         pretrained (`PreTrainedModel`, *optional*): has the weights to begin with; None to draw them.
     """
 
     fields: dict[str, Any]
     processor: ViTImageProcessor
+    num_patches: int
     pretrained: PreTrainedModel | None = None
 
     @torch.no_grad()
@@ -113,14 +115,14 @@ def load_encoder(arguments: Arguments) -> tuple[Arguments, Encoder | None]:
         **_base_model(options),
     }
     try:
-        fields |= measure_encoder(model, {"image_size": (size, size), "encoder_output": options.encoder_output})
+        measured = measure_encoder(model, (size, size), options.encoder_output)
     except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
         raise InputError(
             f"{name} cannot be used as an encoder of images of {size} pixels ({first_line(error)}): choose another "
             "encoder, --image_size or --encoder_output."
         ) from error
     arguments = replace(arguments, encoder=options, model=replace(arguments.model, image_size=size))
-    return arguments, Encoder(fields, processor, pretrained)
+    return arguments, Encoder(fields | measured.fields, processor, measured.num_patches, pretrained)
 
 
 def _side(size: Any) -> int | None:

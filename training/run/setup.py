@@ -222,8 +222,14 @@ def _check_workers(arguments: Arguments, processor: ViTImageProcessor) -> None:
 
 
 def describe(setup: Setup) -> list[str]:
-    """The images and the steps of the run, a line each, and what to expect of few images."""
+    """The images and the steps of the run, a line each, and what to expect of few images and of few patches."""
     lines = setup.scenario.describe()
+    if setup.method.encoder is not None and setup.method.encoder.num_patches == 1:
+        lines.append(
+            f"One token an image: of {setup.arguments.model.side} pixels the encoder makes a map of 1x1, which says "
+            "nothing of where things are. A larger --image_size, such as "
+            f"{4 * setup.arguments.model.side}, gives more."
+        )
     counts = np.bincount(setup.scenario.train.labels)[setup.scenario.steps[0].num_old_classes :]
     if setup.continuation is None and setup.method.encoder is None and counts.min() < FEW_IMAGES:
         name = printable(setup.scenario.class_names[int(counts.argmin())])

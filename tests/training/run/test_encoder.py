@@ -266,6 +266,17 @@ def test_a_cache_that_is_too_small_is_refused_before_anything_is_computed(
     assert not list((tmp_path / "features").glob("*"))
 
 
+def test_a_map_of_one_token_is_named_with_a_size_that_gives_more(
+    options: dict[str, object], run_script: Callable[..., Outcome]
+) -> None:
+    fields = '{"hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "embedding_size": 8, "layer_type": "basic"}'
+    chosen = options | {"encoder_name_or_path": None, "encoder_type": "resnet", "encoder_options": fields}
+    small, enlarged = (run_script(*words(chosen | {"image_size": size, "dry_run": True})) for size in (32, 128))
+    assert "One token an image: of 32 pixels the encoder makes a map of 1x1" in small.output
+    assert "A larger --image_size, such as 128, gives more." in small.output
+    assert enlarged.status == 0 and "One token" not in enlarged.output
+
+
 def test_an_encoder_from_scratch_learns(options: dict[str, object], tmp_path: Path) -> None:
     fields = '{"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}'
     chosen = {"encoder_name_or_path": None, "encoder_type": "resnet", "encoder_options": fields, "image_size": 32}
