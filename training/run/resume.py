@@ -128,6 +128,7 @@ def _in_own_words(setup: Setup, results: RunResults) -> RunResults:
         test_split=setup.scenario.test_split,
         code_version=modeling_dytox.__version__,
         method_card=setup.method.describe(),
+        exact_across_processes=None if setup.exact_across_processes else False,
     )
 
 

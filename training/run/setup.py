@@ -29,7 +29,7 @@ from training.loop.processes import check_agreement, on_main_process
 from training.methods import Method, make_method
 from training.run.checks import check_disk, check_images, check_precision, check_shared, check_shared_memory
 from training.run.continuation import Continuation, load_continuation
-from training.run.encoder import Encoder, load_encoder
+from training.run.encoder import Encoder, has_batch_norm, load_encoder
 from training.run.feature_cache import cached_scenario
 from training.run.published_memory import load_published_memory
 from training.run.recipe import recipe_of, without_local_paths
@@ -93,6 +93,17 @@ class Setup:
         if encoder is None or encoder.pretrained is None or not encoder.fields["freeze_encoder"]:
             return {}
         return {f"dytox.encoder.{name}": tensor for name, tensor in encoder.pretrained.state_dict().items()}
+
+    @property
+    def exact_across_processes(self) -> bool:
+        """
+        Whether the number of processes changes nothing but rounding and random draws. It is not so where a batch
+        normalisation trains, which sees the images of one process alone.
+        """
+        if self.continuation is not None:
+            model = self.continuation.model
+            return model.config.freeze_encoder or not has_batch_norm(model)
+        return self.method.encoder is None or not self.method.encoder.trains_batch_norm
 
     @property
     def num_known_steps(self) -> int:
@@ -222,13 +233,18 @@ def _check_workers(arguments: Arguments, processor: ViTImageProcessor) -> None:
 
 
 def describe(setup: Setup) -> list[str]:
-    """The images and the steps of the run, a line each, and what to expect of few images and of few patches."""
+    """The images and the steps of the run, a line each, and what to expect of it."""
     lines = setup.scenario.describe()
     if setup.method.encoder is not None and setup.method.encoder.num_patches == 1:
         lines.append(
             f"One token an image: of {setup.arguments.model.side} pixels the encoder makes a map of 1x1, which says "
             "nothing of where things are. A larger --image_size, such as "
             f"{4 * setup.arguments.model.side}, gives more."
+        )
+    if not setup.exact_across_processes:
+        lines.append(
+            "The encoder trains batch normalisation, whose statistics are of the images on one process: on another "
+            "number of processes, or with other batches summed into an update, the model is another."
         )
     counts = np.bincount(setup.scenario.train.labels)[setup.scenario.steps[0].num_old_classes :]
     if setup.continuation is None and setup.method.encoder is None and counts.min() < FEW_IMAGES:

@@ -21,6 +21,7 @@ from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
     ConvNextImageProcessor,
+    ResNetConfig,
     Siglip2VisionConfig,
     SiglipImageProcessor,
     TimmWrapperConfig,
@@ -275,6 +276,7 @@ def test_a_map_of_one_token_is_named_with_a_size_that_gives_more(
     assert "One token an image: of 32 pixels the encoder makes a map of 1x1" in small.output
     assert "A larger --image_size, such as 128, gives more." in small.output
     assert enlarged.status == 0 and "One token" not in enlarged.output
+    assert "The encoder trains batch normalisation" in enlarged.output
 
 
 def test_an_encoder_from_scratch_learns(options: dict[str, object], tmp_path: Path) -> None:
@@ -283,3 +285,25 @@ def test_an_encoder_from_scratch_learns(options: dict[str, object], tmp_path: Pa
     folder = train(options | chosen | {"output_dir": tmp_path / "run"})
     first, second = ((folder / f"step{step}" / "model.safetensors").read_bytes() for step in (1, 2))
     assert first != second and not (tmp_path / "features").exists()
+    # Its batch normalisation trains on the images of one process.
+    assert json.loads((folder / "step2" / "results.json").read_text())["exact_across_processes"] is False
+    assert (
+        "batch normalisation, whose statistics are of the images on one process"
+        in (folder / "step2" / "README.md").read_text()
+    )
+
+
+def test_only_a_batch_normalisation_that_trains_depends_on_the_processes(
+    tiny_encoder: Path, make_arguments: Make, tmp_path: Path
+) -> None:
+    sizes: dict[str, Any] = {"hidden_sizes": [8, 8], "depths": [1, 1], "embedding_size": 8, "layer_type": "basic"}
+    resnet = save(ResNetConfig(**sizes), tmp_path / "resnet")
+
+    def depends(folder: Path, freeze_encoder: bool) -> bool:
+        arguments = make_arguments(encoder_name_or_path=folder, freeze_encoder=freeze_encoder)
+        _, encoder = load_encoder(arguments)
+        assert encoder is not None
+        return encoder.trains_batch_norm
+
+    assert depends(resnet, freeze_encoder=False)
+    assert not depends(resnet, freeze_encoder=True) and not depends(tiny_encoder, freeze_encoder=False)
