@@ -35,6 +35,42 @@ class EncoderFeatures(NamedTuple):
     pooled: torch.Tensor
 
 
+class HasEncoder(nn.Module):
+    """
+    What base models have in common whose `encoder` is a vision model of `transformers`; where the config names none,
+    they have one of their own under other names. Stands before `PreTrainedModel` among their bases.
+    """
+
+    config: Any
+    encoder: PreTrainedModel
+
+    def train(self, mode: bool = True) -> "HasEncoder":
+        """Train or eval mode; a frozen encoder stays in eval mode."""
+        super().train(mode)
+        if self.config.freeze_encoder:
+            self.encoder.eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        """What turns patches into tokens; that of the encoder, where the model has another than its own."""
+        embeddings: nn.Module
+        if self.config.encoder_config is not None:
+            embeddings = self.encoder.get_input_embeddings()
+        else:
+            embeddings = super().get_input_embeddings()  # type: ignore[misc]
+        return embeddings
+
+    def features(self, pixel_values: torch.Tensor) -> "EncoderFeatures":
+        """What an encoder of `transformers` makes of images, see [`EncoderFeatures`]; no gradient if it is frozen."""
+        return self._run_encoder(pixel_values)[1]
+
+    def _run_encoder(self, pixel_values: torch.Tensor, **kwargs: Any) -> tuple[Any, "EncoderFeatures"]:
+        """The outputs of the encoder, with hidden states and attentions where they are asked for, and its features."""
+        asked = {name: kwargs[name] for name in ("output_hidden_states", "output_attentions") if kwargs.get(name)}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
+            return run_encoder(self.encoder, pixel_values, self.config, **asked)
+
+
 def make_encoder(config: Any) -> PreTrainedModel:
     """The encoder that a config describes, with new weights, and without the pooler that many have and none uses."""
     encoder: PreTrainedModel = AutoModel.from_config(config.encoder_config, **without_pooler(config.encoder_config))
