@@ -27,7 +27,14 @@ from training.loop.logs import RunLog
 from training.loop.phase import PhaseTrainer
 from training.loop.processes import check_agreement, on_main_process
 from training.methods import Method, make_method
-from training.run.checks import check_disk, check_images, check_precision, check_shared, check_shared_memory
+from training.run.checks import (
+    StepSize,
+    check_disk,
+    check_images,
+    check_precision,
+    check_shared,
+    check_shared_memory,
+)
 from training.run.continuation import Continuation, load_continuation
 from training.run.encoder import Encoder, has_batch_norm, load_encoder
 from training.run.feature_cache import cached_scenario
@@ -282,12 +289,12 @@ def check_folder(setup: Setup) -> str:
     last_step = setup.num_known_steps if setup.starts_fresh else setup.folder.last_step()
     memory_size = setup.arguments.memory.memory_size if setup.memory is not None else 0
     released = setup.folder.path if overwrite else setup.folder.checkpoints
-    sizes = [size for step, size in _bytes_of_weights(setup).items() if step > last_step]
+    sizes = [size for step, size in _sizes_of_steps(setup).items() if step > last_step]
     return check_disk(setup.folder.path, sizes, memory_size, setup.scenario.train, released)
 
 
-def _bytes_of_weights(setup: Setup) -> dict[int, int]:
-    """Of the model after each step of the run, by step, in float32."""
+def _sizes_of_steps(setup: Setup) -> dict[int, StepSize]:
+    """What each step of the run will take on the disk, by step, in float32."""
     sizes = {}
     with torch.device("meta"):
         model = None if setup.continuation is None else setup.continuation.empty_model()
@@ -296,7 +303,13 @@ def _bytes_of_weights(setup: Setup) -> dict[int, int]:
                 model = setup.method.build(step)
             else:
                 model.add_task(step.class_names)
-            sizes[step.number] = 4 * model.num_parameters()
+            weights = {name: 4 * tensor.numel() for name, tensor in model.state_dict().items()}
+            has_frozen = model.config.freeze_encoder
+            changing = sum(size for name, size in weights.items() if not (has_frozen and is_of_encoder(name)))
+            # A state holds the weights that may change, and two moments of each.
+            state = 3 * changing if setup.method.phases(step) else 0
+            saved = sum(weights.values()) + setup.method.bytes_of_statistics(model)
+            sizes[step.number] = StepSize(saved, state)
     return sizes
 
 

@@ -272,6 +272,16 @@ def test_a_lambda_that_is_given_wins(
         assert message in run_script(*words(options | {"output_dir": tmp_path / "bad"})).refusal
 
 
+def test_the_plan_counts_the_sums_among_what_the_disk_must_hold(
+    run: Run, run_script: Callable[..., Outcome], tiny_options: dict[str, object], tmp_path: Path
+) -> None:
+    options = {"projection_dim": 512}
+    written = sum(file.stat().st_size for file in run("ridge", **options).glob("step*/*.safetensors")) / 1e6
+    chosen = tiny_options | OPTIONS | KINDS["ridge"] | options | {"output_dir": tmp_path / "more", "dry_run": True}
+    (line,) = [line for line in run_script(*words(chosen)).output.splitlines() if line.startswith("Disk: ")]
+    assert float(line.split()[2]) == pytest.approx(written, rel=0.02) and line.split()[3] == "MB,"
+
+
 @pytest.mark.parametrize("method", ["ncm", "ridge"])
 def test_without_a_frozen_encoder_they_are_refused(run_script: Callable[..., Outcome], method: str) -> None:
     refusal = run_script("--dataset_name", "digits", "--method", method).refusal
