@@ -35,6 +35,42 @@ class EncoderFeatures(NamedTuple):
     pooled: torch.Tensor
 
 
+class HasEncoder(nn.Module):
+    """
+    What base models have in common whose `encoder` is a vision model of `transformers`; where the config names none,
+    they have one of their own under other names. Stands before `PreTrainedModel` among their bases.
+    """
+
+    config: Any
+    encoder: PreTrainedModel
+
+    def train(self, mode: bool = True) -> "HasEncoder":
+        """Train or eval mode; a frozen encoder stays in eval mode."""
+        super().train(mode)
+        if self.config.freeze_encoder:
+            self.encoder.eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        """What turns patches into tokens; that of the encoder, where the model has another than its own."""
+        embeddings: nn.Module
+        if self.config.encoder_config is not None:
+            embeddings = self.encoder.get_input_embeddings()
+        else:
+            embeddings = super().get_input_embeddings()  # type: ignore[misc]
+        return embeddings
+
+    def features(self, pixel_values: torch.Tensor) -> "EncoderFeatures":
+        """What an encoder of `transformers` makes of images, see [`EncoderFeatures`]; no gradient if it is frozen."""
+        return self._run_encoder(pixel_values)[1]
+
+    def _run_encoder(self, pixel_values: torch.Tensor, **kwargs: Any) -> tuple[Any, "EncoderFeatures"]:
+        """The outputs of the encoder, with hidden states and attentions where they are asked for, and its features."""
+        asked = {name: kwargs[name] for name in ("output_hidden_states", "output_attentions") if kwargs.get(name)}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
+            return run_encoder(self.encoder, pixel_values, self.config, **asked)
+
+
 def make_encoder(config: Any) -> PreTrainedModel:
     """The encoder that a config describes, with new weights, and without the pooler that many have and none uses."""
     encoder: PreTrainedModel = AutoModel.from_config(config.encoder_config, **without_pooler(config.encoder_config))
@@ -65,12 +101,40 @@ def run_encoder(
     taken = _forward_parameters(encoder)
     options = {name: value for name, value in kwargs.items() if ANY in taken or name in taken}
     options |= _position_options(encoder, config)
-    if config.encoder_output is not None:
-        options["output_hidden_states"] = True
+    outputs, last, chosen = _maps(encoder, pixel_values, config.encoder_output, options)
+    features = EncoderFeatures(
+        _patch_tokens(chosen, config.num_prefix_tokens), _pooled(last, config.num_prefix_tokens)
+    )
+    return outputs, features
+
+
+def _maps(
+    encoder: PreTrainedModel, pixel_values: torch.Tensor, place: int | None, options: dict[str, Any]
+) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """
+    The outputs of an encoder, its last map, and the map that gives the patch tokens.
+
+    Args:
+        encoder (`nn.Module`): of [`make_encoder`].
+        pixel_values (`torch.Tensor` of shape `(B, num_channels, height, width)`): images.
+        place (`int`, *optional*): which of the hidden states gives the tokens; by default the last map.
+        options (`dict[str, Any]`): what the encoder is called with.
+
+    Raises:
+        `ValueError`: the encoder gives no map, or has no such output.
+    """
+    if place is not None:
+        options = options | {"output_hidden_states": True}
     outputs = encoder(pixel_values.to(encoder.dtype), **options)
     last = outputs.last_hidden_state
-    chosen = last if config.encoder_output is None else outputs.hidden_states[config.encoder_output]
-    return outputs, EncoderFeatures(_patch_tokens(chosen, config), _pooled(last, config))
+    if last is None or last.ndim not in (3, 4):
+        raise ValueError("gives no map of patches")
+    if place is None:
+        return outputs, last, last
+    count = len(outputs.hidden_states or ())
+    if not -count <= place < count:
+        raise ValueError(f"has {count} outputs, not one of number {place}")
+    return outputs, last, outputs.hidden_states[place]
 
 
 def _forward_parameters(encoder: PreTrainedModel) -> frozenset[str]:
@@ -85,17 +149,17 @@ def _forward_parameters_of(kind: Any) -> frozenset[str]:
     return frozenset(ANY if each.kind is inspect.Parameter.VAR_KEYWORD else each.name for each in found)
 
 
-def _patch_tokens(hidden_state: torch.Tensor, config: Any) -> torch.Tensor:
+def _patch_tokens(hidden_state: torch.Tensor, num_prefix_tokens: int) -> torch.Tensor:
     """A map `(B, E, height, width)`, or tokens `(B, prefix + N, E)`, to patch tokens `(B, N, E)`."""
     if hidden_state.ndim == 4:
         return hidden_state.flatten(2).transpose(1, 2)
-    return hidden_state[:, config.num_prefix_tokens :]
+    return hidden_state[:, num_prefix_tokens:]
 
 
-def _pooled(hidden_state: torch.Tensor, config: Any) -> torch.Tensor:
-    if hidden_state.ndim == 3 and config.num_prefix_tokens:
+def _pooled(hidden_state: torch.Tensor, num_prefix_tokens: int) -> torch.Tensor:
+    if hidden_state.ndim == 3 and num_prefix_tokens:
         return hidden_state[:, 0]
-    return _patch_tokens(hidden_state, config).mean(dim=1)
+    return _patch_tokens(hidden_state, num_prefix_tokens).mean(dim=1)
 
 
 def _position_options(encoder: PreTrainedModel, config: Any) -> dict[str, bool]:
@@ -150,48 +214,50 @@ class TokenAdapter(nn.Module):
         return projected
 
 
-def measure_encoder(encoder: PreTrainedModel, config: dict[str, Any]) -> dict[str, int]:
+class MeasuredEncoder(NamedTuple):
     """
-    Measures on an encoder what no common field of configs says.
+    What no common field of the configs of encoders says.
+
+    Args:
+        fields (`dict[str, int]`): the fields `encoder_hidden_size`, `encoder_pooled_size` and `num_prefix_tokens` of
+            the config of a model that has the encoder.
+        num_patches (`int`): patch tokens of an image.
+    """
+
+    fields: dict[str, int]
+    num_patches: int
+
+
+@torch.no_grad()
+def measure_encoder(
+    encoder: PreTrainedModel, image_size: tuple[int, int], encoder_output: int | None = None
+) -> MeasuredEncoder:
+    """
+    Measures an encoder on an image.
 
     Args:
         encoder (`PreTrainedModel`): with any weights.
-        config (`dict[str, Any]`): `image_size`, height and width, and `encoder_output` (`int`, *optional*).
-
-    Returns:
-        `dict[str, int]`: the fields `encoder_hidden_size`, `encoder_pooled_size` and `num_prefix_tokens` of a config.
+        image_size (`tuple[int, int]`): height and width, in pixels.
+        encoder_output (`int`, *optional*): which of its hidden states gives the patch tokens, by default the last map.
 
     Raises:
         `ValueError`: the encoder gives no patch tokens for images of this size, or has no such output.
     """
-    height, width = config["image_size"]
-    place = config.get("encoder_output")
     was_training = encoder.training
     encoder.eval()
-    options = {"output_hidden_states": True} if place is not None else {}
-    if "interpolate_pos_encoding" in _forward_parameters(encoder):
-        options["interpolate_pos_encoding"] = True
-    with torch.no_grad():
-        image = torch.zeros(1, 3, height, width, device=encoder.device, dtype=encoder.dtype)
-        outputs = encoder(image, **options)
+    takes_positions = "interpolate_pos_encoding" in _forward_parameters(encoder)
+    image = torch.zeros(1, 3, *image_size, device=encoder.device)
+    options = {"interpolate_pos_encoding": True} if takes_positions else {}
+    _, last, chosen = _maps(encoder, image, encoder_output, options)
     encoder.train(was_training)
-    last = outputs.last_hidden_state
-    if last is None or last.ndim not in (3, 4):
-        raise ValueError("gives no map of patches")
-    chosen = last
-    if place is not None:
-        if outputs.hidden_states is None or not -len(outputs.hidden_states) <= place < len(outputs.hidden_states):
-            raise ValueError(f"has {len(outputs.hidden_states or ())} outputs, not one of number {place}")
-        chosen = outputs.hidden_states[place]
-    return {
-        "encoder_hidden_size": _width(chosen),
-        "encoder_pooled_size": _width(last),
-        "num_prefix_tokens": count_prefix_tokens(encoder, last, (height, width)),
+    num_prefix_tokens = count_prefix_tokens(encoder, last, image_size)
+    tokens = _patch_tokens(chosen, num_prefix_tokens)
+    fields = {
+        "encoder_hidden_size": tokens.shape[2],
+        "encoder_pooled_size": _patch_tokens(last, num_prefix_tokens).shape[2],
+        "num_prefix_tokens": num_prefix_tokens,
     }
-
-
-def _width(hidden_state: torch.Tensor) -> int:
-    return int(hidden_state.shape[1 if hidden_state.ndim == 4 else 2])
+    return MeasuredEncoder(fields, tokens.shape[1])
 
 
 def is_of_encoder(name: str) -> bool:

@@ -26,7 +26,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .class_ranges import IncrementalModel, auto_map_of
 from .configuration_dytox import DyToxConfig
-from .encoders import EncoderFeatures, TokenAdapter, make_encoder, run_encoder, save_encoder_apart
+from .encoders import HasEncoder, TokenAdapter, make_encoder, save_encoder_apart
 from .heads import HeadLinear, ProxyHead, init_like_pytorch
 
 
@@ -497,7 +497,7 @@ class DyToxPreTrainedModel(PreTrainedModel):
         init.copy_(module.position_proj.weight, weight)
 
 
-class DyToxModel(DyToxPreTrainedModel):
+class DyToxModel(HasEncoder, DyToxPreTrainedModel):
     """
     DyTox without classifiers: images to patch tokens, patch tokens to one task embedding per step.
     """
@@ -523,20 +523,6 @@ class DyToxModel(DyToxPreTrainedModel):
         self.post_init()
         if config.freeze_encoder:
             self.encoder.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> "DyToxModel":
-        """Train or eval mode; a frozen encoder stays in eval mode."""
-        super().train(mode)
-        if self.config.freeze_encoder:
-            self.encoder.eval()
-        return self
-
-    def get_input_embeddings(self) -> nn.Module:
-        """What turns patches into tokens; that of the encoder, where the model has another than its own."""
-        if self.config.encoder_config is not None:
-            embeddings: nn.Module = self.encoder.get_input_embeddings()
-            return embeddings
-        return super().get_input_embeddings()
 
     def add_task_token(self) -> None:
         """Appends a newly initialised task token; those of earlier steps do not change."""
@@ -565,8 +551,7 @@ class DyToxModel(DyToxPreTrainedModel):
             return outputs
         of_encoder: Any = {}
         if pixel_values.ndim == 4:
-            asked = {name: kwargs[name] for name in ("output_hidden_states", "output_attentions") if kwargs.get(name)}
-            of_encoder, features = self._run_encoder(pixel_values, **asked)
+            of_encoder, features = self._run_encoder(pixel_values, **kwargs)
             pixel_values = features.tokens
         outputs = self._decode_to_outputs(self.encode(pixel_values), **kwargs)
         outputs.hidden_states, outputs.attentions = of_encoder.get("hidden_states"), of_encoder.get("attentions")
@@ -605,14 +590,6 @@ class DyToxModel(DyToxPreTrainedModel):
         for layer in self.layers:
             patch_tokens = layer(patch_tokens, relative_positions, **kwargs)
         return patch_tokens
-
-    def features(self, pixel_values: torch.Tensor) -> EncoderFeatures:
-        """What an encoder of `transformers` makes of images, see [`EncoderFeatures`]; no gradient if it is frozen."""
-        return self._run_encoder(pixel_values)[1]
-
-    def _run_encoder(self, pixel_values: torch.Tensor, **kwargs: Any) -> tuple[Any, EncoderFeatures]:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
-            return run_encoder(self.encoder, pixel_values, self.config, **kwargs)
 
     def decode(
         self, patch_tokens: torch.Tensor, **kwargs: Any

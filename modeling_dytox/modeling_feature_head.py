@@ -13,18 +13,19 @@ import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .class_ranges import IncrementalModel
 from .configuration_feature_head import FeatureHeadConfig
-from .encoders import EncoderFeatures, make_encoder, run_encoder
+from .encoders import HasEncoder, make_encoder
 from .modeling_dytox import DyToxPreTrainedModel
 
 
 @dataclass
 class FeatureHeadOutput(ImageClassifierOutput):
     """
-    Output of [`FeatureHeadForImageClassification`]: `loss`, `logits` of shape `(B, C)`, and
+    Output of [`FeatureHeadForImageClassification`]: `loss`, `logits` of shape `(B, C)`, `hidden_states` and
+    `attentions` as for every image classifier of `transformers`, and
 
     Args:
         embeddings (`torch.FloatTensor` of shape `(B, P)`): pooled features of the encoder.
@@ -101,6 +102,8 @@ class FeatureHeadPreTrainedModel(DyToxPreTrainedModel):
     """Base of the models of this architecture."""
 
     config: FeatureHeadConfig
+    # No gradient ever flows through the encoder.
+    supports_gradient_checkpointing = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -110,7 +113,7 @@ class FeatureHeadPreTrainedModel(DyToxPreTrainedModel):
             super()._init_weights(module)
 
 
-class FeatureHeadModel(FeatureHeadPreTrainedModel):
+class FeatureHeadModel(HasEncoder, FeatureHeadPreTrainedModel):
     """The frozen encoder alone: images to patch tokens and pooled features."""
 
     def __init__(self, config: FeatureHeadConfig) -> None:
@@ -121,35 +124,27 @@ class FeatureHeadModel(FeatureHeadPreTrainedModel):
         self.post_init()
         self.encoder.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> "FeatureHeadModel":
-        """Train or eval mode; the encoder stays in eval mode."""
-        super().train(mode)
-        self.encoder.eval()
-        return self
-
-    def get_input_embeddings(self) -> nn.Module:
-        """What turns patches into tokens in the encoder."""
-        embeddings: nn.Module = self.encoder.get_input_embeddings()
-        return embeddings
-
-    @torch.no_grad()
-    def features(self, pixel_values: torch.Tensor) -> EncoderFeatures:
-        """What the encoder makes of images `(B, num_channels, height, width)`, see [`EncoderFeatures`]."""
-        return run_encoder(self.encoder, pixel_values, self.config)[1]
-
     @can_return_tuple
+    @merge_with_config_defaults
     def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         r"""
         Args:
             pixel_values (`torch.FloatTensor` of shape `(B, num_channels, height, width)`): images as prepared by the
                 image processor of the model.
-            kwargs (`dict`, *optional*): `return_dict`, as for every model of `transformers`.
+            kwargs (`dict`, *optional*): `output_hidden_states`, `output_attentions` and `return_dict`, as for every
+                model of `transformers`.
 
         Returns:
-            `BaseModelOutputWithPooling`: patch tokens `(B, N, E)` and pooled features `(B, P)`.
+            `BaseModelOutputWithPooling`: patch tokens `(B, N, E)`, pooled features `(B, P)` and, if asked for, hidden
+            states and attentions of the encoder.
         """
-        features = self.features(pixel_values)
-        return BaseModelOutputWithPooling(last_hidden_state=features.tokens, pooler_output=features.pooled)
+        of_encoder, features = self._run_encoder(pixel_values, **kwargs)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=features.tokens,
+            pooler_output=features.pooled,
+            hidden_states=of_encoder.get("hidden_states"),
+            attentions=of_encoder.get("attentions"),
+        )
 
 
 class FeatureHeadForImageClassification(FeatureHeadPreTrainedModel, IncrementalModel):
@@ -200,17 +195,25 @@ class FeatureHeadForImageClassification(FeatureHeadPreTrainedModel, IncrementalM
             labels (`torch.Tensor`, *optional*): label ids of shape `(B,)`, or targets in [0, 1] of shape `(B, C)`. The
                 loss is softmax cross-entropy unless `config.problem_type` asks for another.
             step (`int`, *optional*): lets only the classes of this step compete, counted from 1.
-            kwargs (`dict`, *optional*): `return_dict`, as for every model of `transformers`.
+            kwargs (`dict`, *optional*): `output_hidden_states`, `output_attentions` and `return_dict`, as for every
+                model of `transformers`.
 
         Returns:
-            [`FeatureHeadOutput`]: logits, the loss if `labels` are given, and embeddings.
+            [`FeatureHeadOutput`]: logits, the loss if `labels` are given, embeddings, and of the encoder what is asked
+            for.
         """
-        pooled = pixel_values if pixel_values.ndim == 2 else self.dytox.features(pixel_values).pooled
-        pooled = pooled.to(self.head.weight.dtype)
+        outputs: Any
+        if pixel_values.ndim == 2:
+            outputs = BaseModelOutputWithPooling(pooler_output=pixel_values)
+        else:
+            outputs = self.dytox(pixel_values, **kwargs)
+        pooled = outputs.pooler_output.to(self.head.weight.dtype)
         logits = self.head(pooled)
         return FeatureHeadOutput(
             loss=None if labels is None else self.loss_of(labels, logits),
             logits=self.only_step(logits, step),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
             embeddings=pooled,
         )
 

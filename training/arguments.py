@@ -141,8 +141,8 @@ class EncoderArguments:
     )
     encoder_revision: str | None = option("Revision of that repository. By default 'main'; its commit is kept.")
     encoder_type: str | None = option(
-        "Encoder to learn from scratch: the model_type of its config, such as resnet, or resnet18. By default the "
-        "paper's own."
+        "Encoder to learn from scratch: the model_type of its config, such as resnet, or resnet18. ResNets have the "
+        "stem for large images: for images of 32 pixels add --image_size 128. By default the paper's own."
     )
     encoder_options: str | None = option("Fields of the config of encoder_type, as JSON. By default its own defaults.")
     encoder_output: NonNegativeInt | None = option(
@@ -273,6 +273,7 @@ class Arguments:
 
     Args:
         options: those of the method alone, an instance of its `Options`.
+        given (`frozenset[str]`): names of those of the method that were given, even if at their defaults.
     """
 
     data: DataArguments
@@ -284,6 +285,7 @@ class Arguments:
     optimization: OptimizationArguments
     output: OutputArguments
     options: Any
+    given: frozenset[str] = field(default=frozenset(), compare=False)
 
     def recipe(self) -> dict[str, Any]:
         """The options that decide the result of the run: equal recipes with equal seeds give equal models."""

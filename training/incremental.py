@@ -10,13 +10,14 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 
 if not __package__:
     # Launched as a file: Python puts this folder first on the path, where its modules would hide installed ones.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from training.parsing import parse_or_exit
+from training.parsing import parse_options, parse_or_exit
 
 
 # Before torch is imported, which takes seconds: help and errors in options come at once.
@@ -54,7 +55,42 @@ from training.seeding import seed_everything
 logger = logging.get_logger(__name__)
 
 
-def run(arguments: Arguments, accelerator: Accelerator) -> None:
+def learn_classes(**options: Any) -> Path:
+    """
+    What the command does, from Python: learns classes, in a new model or on top of a published one.
+
+    Args:
+        **options: those of the command line, by name, such as `dataset_name="photos"`.
+
+    Returns:
+        `Path`: the folder of the last step; with `dry_run` where it would be.
+
+    Raises:
+        UserError: something in the options, the data, the folder or the Hub cannot be used.
+
+    Example:
+
+    ```python
+    >>> from training.incremental import learn_classes
+    >>> learn_classes(model_name_or_path="org/name", model_revision="step5", dataset_name="photos")
+    PosixPath('outputs/step6')
+    ```
+    """
+    return run_to_its_end(parse_options(options))
+
+
+def run_to_its_end(arguments: Arguments) -> Path:
+    """Runs without the progress bars of libraries, and closes the trackers; see [`run`]."""
+    disable_progress_bars()
+    logging.disable_progress_bar()
+    quiet_client()
+    accelerator = make_accelerator(arguments)
+    last_step = run(arguments, accelerator)
+    accelerator.end_training()
+    return last_step
+
+
+def run(arguments: Arguments, accelerator: Accelerator) -> Path:
     """
     Learns every step that is not finished yet; saves and publishes each.
 
@@ -62,13 +98,17 @@ def run(arguments: Arguments, accelerator: Accelerator) -> None:
         arguments (`Arguments`): the options of the run.
         accelerator (`Accelerator`): processes, device and precision.
 
+    Returns:
+        `Path`: the folder of the last step; with `--dry_run` where it would be.
+
     Raises:
         UserError: something in the options, the data, the folder or the Hub cannot be used.
     """
     setup = set_up(arguments, accelerator)
+    last_step = setup.folder.step_folder(setup.scenario.num_steps)
     if arguments.output.dry_run:
         show_plan(setup)
-        return
+        return last_step
     try:
         with make_publisher(setup) as publisher:
             setup = prepare(setup, lambda: check_hub(setup, publisher))
@@ -77,6 +117,7 @@ def run(arguments: Arguments, accelerator: Accelerator) -> None:
             learn(setup, progress, publisher)
     finally:
         setup.folder.close()
+    return last_step
 
 
 def show_plan(setup: Setup) -> None:
@@ -249,14 +290,9 @@ def main(arguments: Arguments | None = None) -> None:
         arguments (`Arguments`, *optional*): the options; read from the command line if they are not given.
     """
     arguments = arguments or parse_or_exit()
-    disable_progress_bars()
-    logging.disable_progress_bar()
-    quiet_client()
     try:
         with interruptible():
-            accelerator = make_accelerator(arguments)
-            run(arguments, accelerator)
-            accelerator.end_training()
+            run_to_its_end(arguments)
     except Interrupted as signal:
         sys.stderr.write(f"stopped by {signal}: the same command resumes after the last epoch that was completed.\n")
         exit_now(signal.exit_status)

@@ -70,6 +70,9 @@ class Recipe:
     blocks: Mapping[str, Mapping[str, Any]]
 
 
+_NO_RECIPE = Recipe(None, {}, {})
+
+
 def parse_arguments(command_line: Sequence[str] | None = None) -> Arguments:
     """
     Reads the options from the command line and from the YAML file that `--config` names; the command line wins.
@@ -80,7 +83,7 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> Arguments:
     """
     command_line = list(sys.argv[1:] if command_line is None else command_line)
     path = _value_of("config", command_line)
-    recipe = read_recipe_file(Path(path).expanduser()) if path else Recipe(None, {}, {})
+    recipe = read_recipe_file(Path(path).expanduser()) if path else _NO_RECIPE
     shared = list(_words(_shared_options(recipe), recipe))
     if {"-h", "--help"} & set(command_line):
         _print_help(method_named(_value_of("method", [*shared, *command_line]) or DEFAULT_METHOD))
@@ -90,10 +93,11 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> Arguments:
     named = {field.name: group for field, group in zip(fields(Arguments), groups, strict=False)}
     arguments = Arguments(**named, options=None)
     name = _method_of(arguments)
-    own = _words(_own_options(recipe, name, _value_of("method", shared)), recipe)
-    arguments.options, unknown = _parse(_own_parser(name), [*own, *remaining])
+    own = _own_options(recipe, name, _value_of("method", shared))
+    arguments.options, unknown = _parse(_own_parser(name), [*_words(own, recipe), *remaining])
     if unknown:
         raise InputError(_unknown_option(unknown[0], name))
+    arguments.given = frozenset(own) | {_name_in(word) for word in remaining if word.startswith("--")}
     arguments.method.method = name
     if arguments.data.steps is not None:
         arguments.data = with_steps(arguments.data)
@@ -104,6 +108,40 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> Arguments:
     arguments.output.output_dir = str(Path(arguments.output.output_dir).expanduser())
     check_arguments(arguments)
     return arguments
+
+
+def parse_options(options: Mapping[str, Any]) -> Arguments:
+    """
+    The same from Python.
+
+    Args:
+        options (`Mapping[str, Any]`): by the names that they have on the command line; None leaves an option out.
+
+    Raises:
+        InputError: an option is unknown, has a bad value, or contradicts another.
+    """
+    return parse_arguments(list(_words(options, _NO_RECIPE)))
+
+
+def own_options(method: str, values: Mapping[str, Any], path: Path) -> Any:
+    """
+    The options of a method that a saved recipe holds.
+
+    Args:
+        method (`str`): its name.
+        values (`Mapping[str, Any]`): its options alone, by name; the others have their defaults.
+        path (`Path`): the recipe, for errors.
+
+    Returns:
+        an instance of its `Options`.
+
+    Raises:
+        InputError: a value is not of its type, or out of its bounds.
+    """
+    words = list(_words(values, Recipe(path, values, {})))
+    options, _ = _parse(_own_parser(method), words)
+    check_bounds(options)
+    return options
 
 
 def parse_or_exit() -> Arguments:
@@ -274,7 +312,8 @@ def _words(options: Mapping[str, Any], recipe: Recipe) -> Iterable[str]:
         if name in _LISTS and value is not None:
             yield from (f"--{name}", *map(str, values))
         elif len(values) != 1:
-            raise InputError(f"{name} in {recipe.path} is the list {value}: give one value.")
+            where = f" in {recipe.path}" if recipe.path else ""
+            raise InputError(f"{name}{where} is the list {value}: give one value.")
         elif values != [None]:
             # YAML reads a bare `no` as false.
             text = "no" if name == "mixed_precision" and values == [False] else values[0]
@@ -294,8 +333,9 @@ def check_arguments(arguments: Arguments) -> None:
             "--dataset_name is missing: give a Hub id, a folder or 'digits', or a recipe such as "
             "--config training/recipes/digits.yaml."
         )
-    for group in vars(arguments).values():
-        check_bounds(group)
+    for name, group in vars(arguments).items():
+        if name != "given":
+            check_bounds(group)
     _check_sizes(arguments.model, arguments.encoder.is_own)
     _check_encoder(arguments.encoder, arguments.continuation)
     _check_frozen_encoder(arguments)
@@ -404,6 +444,11 @@ def _check_memory(arguments: Arguments) -> None:
             )
 
 
+def _name_in(word: str) -> str:
+    """The option that a word of a command line names."""
+    return word.lstrip("-").partition("=")[0].replace("-", "_").removeprefix("no_")
+
+
 def _unknown_option(word: str, method: str | None, where: str = "") -> str:
     """
     Says of a word that is no option what was probably meant.
@@ -413,7 +458,7 @@ def _unknown_option(word: str, method: str | None, where: str = "") -> str:
         method (`str`, *optional*): the method whose options are known; None where it can be any.
         where (`str`, *optional*): completes "Option ...".
     """
-    name = word.lstrip("-").partition("=")[0].replace("-", "_").removeprefix("no_")
+    name = _name_in(word)
     if (removed := REMOVED.get(name)) is not None:
         return f"Option {word}{where} was removed: {removed.advice}"
     if method is not None and (owners := owners_of(name)):

@@ -107,6 +107,7 @@ def render_card(folder: StepFolder, hub_model_id: str | None = None) -> str:
         classes=[(step.step, [code_span(name) for name in step.classes]) for step in results.steps],
         folded=results.last.num_seen_classes > _FOLD_ABOVE_CLASSES,
         seed=results.seed,
+        is_exact=results.exact_across_processes is not False,
         train_seconds=_duration(results.last.train_seconds),
         total_seconds=_duration(sum(step.train_seconds or 0 for step in results.steps[results.first_own_step - 1 :])),
         recipe=recipe,

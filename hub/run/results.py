@@ -30,6 +30,7 @@ _OPTIONAL_KEYS = (
     "head_accuracy",
     "average_task_aware_accuracy",
     "ancestors",
+    "exact_across_processes",
 )
 # Earlier versions may have rounded what they wrote.
 _TOLERANCE = 1e-3
@@ -189,6 +190,8 @@ class RunResults:
             versions.
         code_version (`str`, *optional*): version of this project that wrote the results.
         method_card (`MethodCard`, *optional*): the words of the method for the card.
+        exact_across_processes (`bool`, *optional*): False where another number of processes gives another model by
+            more than rounding and random draws.
     """
 
     dataset: str
@@ -206,6 +209,7 @@ class RunResults:
     test_split: str | None = None
     code_version: str | None = None
     method_card: MethodCard | None = None
+    exact_across_processes: bool | None = None
 
     @property
     def last(self) -> StepResults:

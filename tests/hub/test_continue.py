@@ -1,8 +1,10 @@
 """Someone else's published step, continued: into a repository of one's own and into the same one."""
 
 import json
+import shlex
 import subprocess
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
+from hub.run.step_folder import is_complete
 from tests.command_line import words
 from tests.hub.fake_run import fake_results, write_run
 
@@ -183,21 +187,79 @@ def test_a_run_that_continues_main_of_its_own_repository_resumes_and_needs_its_m
     assert "base_model" not in ModelCard.load(tmp_path / "more" / "step2" / "README.md").data.to_dict()
 
 
+# Both as `docs/encoders.md` has them, in a folder that holds `photos` and `photo.jpg`.
+COMMAND = """
+    import os, sys
+    os.chdir({folder!r})
+    os.execv(sys.executable, [sys.executable, *{words!r}])
+"""
+LINES = """
+    import os
+    os.chdir({folder!r})
+{lines}
+    import json, torch
+    from PIL import Image
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+    images = [Image.open(f"photos/train/heron/{{number}}.png") for number in range(10)]
+    found = []
+    for source in ({{"pretrained_model_name_or_path": step}}, {{
+        "pretrained_model_name_or_path": "me/more-flowers", "revision": "step3"
+    }}):
+        model = AutoModelForImageClassification.from_pretrained(**source).eval()
+        processor = AutoImageProcessor.from_pretrained(**source)
+        with torch.no_grad():
+            found.append(model(**processor(images, return_tensors="pt")).logits.tolist())
+    print(json.dumps([classify("photo.jpg")[0]["label"], model.config.id2label[4], *found]))
+"""
+
+
+def documented(page: Path, heading: str) -> tuple[list[str], str]:
+    """The words of the command and the lines of Python of a section."""
+    section = page.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    command, lines = (block.partition("\n")[2] for block in section.split("```")[1::2])
+    python, script, *options = shlex.split(command.replace("\\\n", ""))
+    assert python == "python" and len(lines.splitlines()) <= 10
+    return [str(page.parents[1] / script), *options], lines
+
+
 @pytest.mark.slow
-def test_a_revision_without_a_memory_is_continued_from_its_sums(
-    local_hub: "LocalHub", tiny_options: dict[str, object], tmp_path: Path
+def test_one_class_is_learned_from_ten_images_and_a_revision_alone(
+    local_hub: "LocalHub", tiny_options: dict[str, object], tmp_path: Path, root: Path
 ) -> None:
-    straight = tiny_options | {"num_classes": 4, "method": "ridge", "output_dir": tmp_path / "straight"}
-    published = {"push_to_hub": "true", "hub_model_id": "org/ridge"}
-    trained = run(local_hub, straight | published)
+    base = tiny_options | {"num_classes": 4, "method": "ridge", "ridge_lambda": 3.0, "output_dir": tmp_path / "base"}
+    trained = run(local_hub, base | {"push_to_hub": "true", "hub_model_id": "org/dytox-flowers"})
     assert trained.returncode == 0, trained.stderr[-3000:]
-    # The folder is gone: what is continued comes from the Hub.
-    kept = (tmp_path / "straight").rename(tmp_path / "kept")
-    model = {"model_name_or_path": "org/ridge", "model_revision": "step1", "known_classes": "test", "image_size": None}
-    sizes = dict.fromkeys(("patch_size", "hidden_size", "num_attention_heads", "num_hidden_layers"))
-    continued = run(local_hub, straight | model | sizes | {"output_dir": tmp_path / "more"})
-    assert continued.returncode == 0, continued.stderr[-3000:]
-    sums, expected = (load_file(folder / "step2" / "statistics.safetensors") for folder in (tmp_path / "more", kept))
-    for name, tensor in expected.items():
-        np.testing.assert_allclose(sums[name], tensor, rtol=1e-2, atol=1e-3 * float(tensor.max()))
-    assert sums["counts"].tolist() == [12] * 4
+    # The folder is gone: what is continued comes from the Hub, into clients without a cache.
+    before = (tmp_path / "base").rename(tmp_path / "kept") / "step2"
+
+    sevens = load_digits().images[load_digits().target == 7]
+    command, lines = documented(root / "docs" / "encoders.md", "One class from ten images")
+    for way in ("command", "lines"):
+        for split, start, stop in (("train", 0, 10), ("test", 10, 15)):
+            folder = tmp_path / way / "photos" / split / "heron"
+            folder.mkdir(parents=True)
+            for number, image in enumerate(sevens[start:stop]):
+                as_photo(image).save(folder / f"{number}.png")
+        as_photo(sevens[20]).save(tmp_path / way / "photo.jpg")
+    learned = local_hub.run_python(COMMAND.format(folder=str(tmp_path / "command"), words=command))
+    assert learned.returncode == 0, learned.stderr[-3000:]
+    code = LINES.format(folder=str(tmp_path / "lines"), lines=indent(lines, "    "))
+    done = local_hub.run_python(code)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    label, name, here, published = json.loads(done.stdout.splitlines()[-1])
+    assert label == name == "heron" and np.argmax(here, axis=1).tolist() == [4] * 10
+    assert here == published, "the lines do what the command does"
+    after = tmp_path / "command" / "outputs" / "more" / "step3"
+    assert is_complete(after)
+    old, new = (load_file(folder / "statistics.safetensors") for folder in (before, after))
+    assert new["counts"].tolist() == [12] * 4 + [10]
+    assert new["products"][:, :4].equal(old["products"])
+    # What was added to the products of inputs is of ten images.
+    assert np.linalg.matrix_rank(new["gram"] - old["gram"]) <= 10
+    assert yaml.safe_load((after / "training_config.yaml").read_text())["ridge_lambda"] == 3.0
+
+
+def as_photo(image: np.ndarray) -> Image.Image:
+    """A digit in black on white, which the encoder, whose weights are random, tells from white on black."""
+    return Image.fromarray((255 - image * (255 / 16)).round().astype("uint8")).convert("RGB")

@@ -1,6 +1,7 @@
 """The tests that `transformers` asks of each of its own models, on ours."""
 
 import copy
+import json
 import unittest
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,9 @@ from modeling_dytox import (
     DyToxConfig,
     DyToxForImageClassification,
     DyToxModel,
+    FeatureHeadConfig,
+    FeatureHeadForImageClassification,
+    FeatureHeadModel,
     GrowingHeadConfig,
     GrowingHeadForImageClassification,
     GrowingHeadModel,
@@ -42,7 +46,7 @@ SIZES: dict[str, Any] = {
 @pytest.fixture(scope="module", autouse=True)
 def known_to_transformers() -> Iterator[None]:
     """The suite finds out from these tables which class is the base model and which one takes labels."""
-    names = {"dytox": "DyTox", "growing_head": "GrowingHead", "branched": "Branched"}
+    names = {"dytox": "DyTox", "growing_head": "GrowingHead", "branched": "Branched", "feature_head": "FeatureHead"}
     base = {model_type: f"{name}Model" for model_type, name in names.items()}
     classifiers = {model_type: f"{name}ForImageClassification" for model_type, name in names.items()}
     with (
@@ -89,12 +93,16 @@ class DyToxModelTest(ModelTesterMixin, unittest.TestCase):
 
     def setUp(self) -> None:
         self.model_tester = DyToxModelTester(self.config_class, self.class_ranges, self.fields)
+        # With the fields as a config writes them: the nested one is completed.
+        written = json.loads(self.model_tester.get_config().to_json_string())
+        fields = {name: written[name] for name in self.fields}
         self.config_tester = ConfigTester(
-            self, config_class=self.config_class, has_text_modality=False, hidden_size=36
+            self, config_class=self.config_class, has_text_modality=False, hidden_size=36, **fields
         )
 
     def test_config(self) -> None:
-        self.config_tester.run_common_tests()
+        has_defaults = not getattr(self.config_class, "has_no_defaults_at_init", False)
+        self.config_tester.run_common_tests(can_init_without_params=has_defaults)
 
     @unittest.skip(reason="DyTox takes images alone, there are no inputs_embeds.")
     def test_inputs_embeds(self) -> None:
@@ -153,3 +161,23 @@ class BranchedModelTest(DyToxModelTest):
 
     all_model_classes = (BranchedModel, BranchedForImageClassification)
     config_class = BranchedConfig
+
+
+class FeatureHeadModelTest(NestedEncoderModelTest):
+    """The architecture with a frozen encoder and one linear head on its pooled features."""
+
+    all_model_classes = (FeatureHeadModel, FeatureHeadForImageClassification)
+    config_class = FeatureHeadConfig
+
+    @unittest.skip(reason="The encoder is frozen: nothing has a gradient but the head.")
+    def test_retain_grad_hidden_states_attentions(self) -> None:
+        pass
+
+    # Both look for one file; the frozen encoder has one of its own.
+    @patch("modeling_dytox.modeling_dytox.save_encoder_apart")
+    def test_load_save_without_tied_weights(self, _: Any) -> None:
+        super().test_load_save_without_tied_weights()
+
+    @patch("modeling_dytox.modeling_dytox.save_encoder_apart")
+    def test_reverse_loading_mapping(self, _: Any) -> None:
+        super().test_reverse_loading_mapping()

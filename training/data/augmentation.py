@@ -1,20 +1,24 @@
-"""What training changes in an image, and how pixels become the input of the model."""
+"""What training changes in an image, and how pixels become the input of the model; timm is imported where it draws."""
+
+from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from timm.data import Mixup
-from timm.data.auto_augment import RandAugment, rand_augment_transform
 from torchvision import transforms
 from transformers import ViTImageProcessor
 
 from hub.run.errors import InputError
 from training.arguments import OptimizationArguments
 
+
+if TYPE_CHECKING:
+    from timm.data import Mixup
+    from timm.data.auto_augment import RandAugment
 
 # Zero padding on each side of a crop, as a fraction of the image: the 4 of CIFAR's 32 pixels.
 CROP_PADDING = 1 / 8
@@ -72,6 +76,10 @@ def _fit(processor: Any) -> list[Callable]:
 
 
 def _rand_augment(policy: str, image_size: int) -> RandAugment:
+    try:
+        from timm.data.auto_augment import rand_augment_transform
+    except ImportError as error:
+        raise InputError(f"--auto_augment {policy} needs timm: pip install timm, or choose none.") from error
     settings = {
         "translate_const": int(image_size * 0.45),
         "img_mean": FILL_COLOR,
@@ -128,4 +136,6 @@ def make_mixup(alpha: float, label_smoothing: float, num_classes: int) -> Mixup 
     """
     if alpha == 0:
         return None
+    from timm.data import Mixup
+
     return Mixup(mixup_alpha=alpha, cutmix_alpha=0.0, label_smoothing=label_smoothing, num_classes=num_classes)

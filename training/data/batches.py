@@ -3,7 +3,6 @@
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from timm.data.distributed_sampler import RepeatAugSampler
 
 
 class BatchIndices(NamedTuple):
@@ -119,6 +118,8 @@ class ReferenceBatches:
     """
 
     def __init__(self, num_examples: int, layout: BatchLayout, *, repeats: int = 1, shuffle: bool = True) -> None:
+        from timm.data.distributed_sampler import RepeatAugSampler
+
         self.layout = layout
         self.repeats = repeats
         self.sampler = RepeatAugSampler(

@@ -1,11 +1,13 @@
 """One epoch of training: batches to losses, losses to gradients, gradients to updates of the weights."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
-from timm.data import Mixup
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -14,6 +16,10 @@ from training.data.loading import Batch
 from training.loop.learner import LossModule
 from training.loop.sam import SharpnessAwareMinimization
 from training.methods.losses import one_hot_targets
+
+
+if TYPE_CHECKING:
+    from timm.data import Mixup
 
 
 class EpochTrainer:

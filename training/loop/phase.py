@@ -1,18 +1,18 @@
 """Training through one phase of a step: epochs, schedule, log and saved states, on any number of processes."""
 
+from __future__ import annotations
+
 import json
 import math
 import time
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DynamoBackend
-from timm.optim import param_groups_weight_decay
-from timm.scheduler import CosineLRScheduler
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import ViTImageProcessor
@@ -33,6 +33,10 @@ from training.loop.processes import on_main_process
 from training.loop.sam import SharpnessAwareMinimization
 from training.methods import Method, Phase
 from training.seeding import seed_everything
+
+
+if TYPE_CHECKING:
+    from timm.scheduler import CosineLRScheduler
 
 
 class PhaseTrainer:
@@ -249,6 +253,8 @@ def make_schedule(
     """The cosine schedule of a phase, with a warm-up of at most a quarter of its epochs; None for a constant rate."""
     if phase.schedule == "constant":
         return None
+    from timm.scheduler import CosineLRScheduler
+
     return CosineLRScheduler(
         optimizer,
         t_initial=phase.epochs,
@@ -268,6 +274,8 @@ def make_optimizer(learner: LossModule, phase: Phase, weight_decay: float, learn
         weight_decay (`float`): of matrices and tokens; biases, norms and gates do not decay.
         learning_rate (`float`): peak of the phase, scaled to the global batch size.
     """
+    from timm.optim import param_groups_weight_decay
+
     groups = param_groups_weight_decay(learner, weight_decay)
     if phase.learning_rate_factors:
         names = {parameter: name for name, parameter in learner.named_parameters()}

@@ -243,6 +243,10 @@ class Method:
         """
         return {}
 
+    def bytes_of_statistics(self, model: IncrementalModel) -> int:
+        """How large the result of [`statistics`] is after a step that leaves this model, which may have no weights."""
+        return 0
+
     def load_statistics(self, tensors: Mapping[str, Tensor], model: IncrementalModel) -> None:
         """
         Takes up the result of [`statistics`] after the step that is continued.

@@ -69,6 +69,13 @@ class ClosedForm(Method):
         """The sums over all images seen."""
         return self._sums
 
+    def bytes_of_statistics(self, model: IncrementalModel) -> int:
+        """How large the sums are for the classes of a model."""
+        import torch
+
+        with torch.device("meta"):
+            return sum(tensor.nbytes for tensor in self.empty_sums(model).values())
+
     def load_statistics(self, tensors: Mapping[str, Tensor], model: IncrementalModel) -> None:
         """Takes up the sums, if they are of this method and of this model."""
         if model.config.head != self.head:

@@ -97,9 +97,20 @@ def check_images(scenario: Scenario, accelerator: Accelerator, exemplars: Exampl
     return CheckedImages(fingerprints, pixels)
 
 
-def check_disk(
-    folder: Path, bytes_of_weights: Sequence[int], memory_size: int, train: Examples, released: Path
-) -> str:
+class StepSize(NamedTuple):
+    """
+    What a step takes on the disk.
+
+    Args:
+        saved (`int`): bytes of its weights, and of what the method keeps for later steps.
+        state (`int`): bytes of a state within it; 0 where the method trains nothing.
+    """
+
+    saved: int
+    state: int
+
+
+def check_disk(folder: Path, sizes: Sequence[StepSize], memory_size: int, train: Examples, released: Path) -> str:
     """
     Checks that what the run will write has room on the disk: the models, memories and states of all steps.
 
@@ -108,7 +119,7 @@ def check_disk(
 
     Args:
         folder (`Path`): the folder of the run.
-        bytes_of_weights (`Sequence[int]`): of the model after each step that is still to be learned.
+        sizes (`Sequence[StepSize]`): of each step that is still to be learned.
         memory_size (`int`): exemplars that are kept, 0 without a memory.
         train (`Examples`): images that exemplars are chosen from.
         released (`Path`): a folder of which everything will be replaced.
@@ -116,12 +127,12 @@ def check_disk(
     Raises:
         InputError: the disk is too small.
     """
-    if not bytes_of_weights:
+    if not sizes:
         return "nothing"
     table = train.images.data
-    memories = len(bytes_of_weights) * memory_size * table.nbytes / max(1, table.num_rows)
-    # A state holds the weights and two moments of each; the newest, one before, those of past phases and a new one.
-    needed = sum(bytes_of_weights) + memories + 4 * 3 * bytes_of_weights[-1]
+    memories = len(sizes) * memory_size * table.nbytes / max(1, table.num_rows)
+    # The newest state, one before, those of past phases and a new one.
+    needed = sum(size.saved for size in sizes) + memories + 4 * sizes[-1].state
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     released_bytes = sum(file.stat().st_size for file in released.rglob("*") if file.is_file())
     free = shutil.disk_usage(existing).free + released_bytes

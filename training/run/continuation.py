@@ -7,13 +7,16 @@ from typing import Any
 from transformers import PreTrainedConfig, ViTImageProcessor
 
 from hub.run.errors import InputError
+from hub.run.layout import RECIPE_FILE
 from hub.run.results import Ancestor, RunResults
 from modeling_dytox import IncrementalModel
 from training.arguments import Arguments, ContinuationArguments, EncoderArguments, ModelArguments
 from training.data.scenario import LearnedClasses
 from training.methods import METHODS, Method, method_named
 from training.methods.building import set_attention
+from training.parsing import option_names, own_options
 from training.run.model_source import ModelSource, source_to_continue
+from training.run.recipe import read_recipe
 from training.run.results import with_metrics
 
 
@@ -54,10 +57,11 @@ class Continuation:
 
     def options_in(self, arguments: Arguments) -> Arguments:
         """
-        The options with the sizes of the model, and the commit that its revision names now.
+        The options with the sizes of the model, the commit that its revision names now, and the options of the method
+        that the model was learned with, where others are not given.
 
         Raises:
-            InputError: an option asks for another size.
+            InputError: an option asks for another size, or the recipe of the step is damaged.
         """
         config = self.model.config
         sizes = _with_values_of(config, arguments.model, ModelArguments())
@@ -66,9 +70,21 @@ class Continuation:
             encoder = _with_values_of(config, encoder, EncoderArguments())
         if encoder.cached_views is None and config.freeze_encoder:
             encoder = replace(encoder, cached_views=1)
-        own = _with_values_of(config, arguments.options, type(arguments.options)())
+        own = self._own_options(arguments)
+        own = _with_values_of(config, own, type(own)())
         pinned = replace(self.options, model_revision=self.source.commit)
         return replace(arguments, continuation=pinned, model=sizes, encoder=encoder, options=own)
+
+    def _own_options(self, arguments: Arguments) -> Any:
+        """The options of the method; those that are not given are as in the recipe of the step, if it is the same."""
+        options, path = arguments.options, self.source.file(RECIPE_FILE)
+        if arguments.method.method != self.method or not path.is_file():
+            return options
+        recipe = read_recipe(path, "give a step as it was published.")
+        names = set(option_names(type(options))) & recipe.keys() - arguments.given
+        kept = {name: recipe[name] for name in sorted(names)}
+        learned_with = own_options(self.method, kept, path)
+        return replace(options, **{name: getattr(learned_with, name) for name in kept})
 
     def empty_model(self) -> IncrementalModel:
         """A model of the same shape, with weights of its own."""
@@ -90,12 +106,14 @@ class Continuation:
         """`results` of a run without steps, with those of the steps that the model has learned already."""
         return with_metrics(replace(results, steps=self.results.steps, ancestors=self.ancestors()))
 
-    def describe(self, method: str) -> str:
-        """What is continued, and by another method if that is so, in a line for the user."""
+    def describe(self, method: Method) -> list[str]:
+        """What is continued, by another method if that is so, and with which options of it: lines for the user."""
         line = f"Continues {self.source} after step {self.num_steps}"
-        if method == self.method:
-            return f"{line}."
-        return f"{line}, which was learned with {self.method}; the new steps are learned with {method}."
+        if method.name != self.method:
+            line += f", which was learned with {self.method}; the new steps are learned with {method.name}"
+        defaults = type(method.options)()
+        own = [f"--{name} {value}" for name, value in vars(method.options).items() if value != getattr(defaults, name)]
+        return [f"{line}.", *([f"Options of {method.name} beside the defaults: {', '.join(own)}."] if own else [])]
 
 
 def load_continuation(arguments: Arguments) -> Continuation | None:

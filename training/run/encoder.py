@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub import model_info, resolve_revision
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RevisionResolutionError
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, ViTImageProcessor
 from transformers.utils import logging
 
@@ -41,11 +42,15 @@ class Encoder:
     Args:
         fields (`dict[str, Any]`): fields of the config of a model that has this encoder.
         processor (`ViTImageProcessor`): prepares images as the encoder expects them.
+        num_patches (`int`): patch tokens that it makes of an image.
+        trains_batch_norm (`bool`): whether it has a batch normalisation that trains.
         pretrained (`PreTrainedModel`, *optional*): has the weights to begin with; None to draw them.
     """
 
     fields: dict[str, Any]
     processor: ViTImageProcessor
+    num_patches: int
+    trains_batch_norm: bool = False
     pretrained: PreTrainedModel | None = None
 
     @torch.no_grad()
@@ -113,14 +118,21 @@ def load_encoder(arguments: Arguments) -> tuple[Arguments, Encoder | None]:
         **_base_model(options),
     }
     try:
-        fields |= measure_encoder(model, {"image_size": (size, size), "encoder_output": options.encoder_output})
+        measured = measure_encoder(model, (size, size), options.encoder_output)
     except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
         raise InputError(
             f"{name} cannot be used as an encoder of images of {size} pixels ({first_line(error)}): choose another "
             "encoder, --image_size or --encoder_output."
         ) from error
     arguments = replace(arguments, encoder=options, model=replace(arguments.model, image_size=size))
-    return arguments, Encoder(fields, processor, pretrained)
+    trains_batch_norm = not frozen and has_batch_norm(model)
+    encoder = Encoder(fields | measured.fields, processor, measured.num_patches, trains_batch_norm, pretrained)
+    return arguments, encoder
+
+
+def has_batch_norm(model: PreTrainedModel) -> bool:
+    """Whether a model normalises by the mean and the deviation of the images of a batch."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
 def _side(size: Any) -> int | None:

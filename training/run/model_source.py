@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from hub.run.errors import InputError, first_line
-from hub.run.layout import CONFIG_FILE, RECIPE_FILE, RESULTS_FILE, STATISTICS_FILE
+from hub.run.layout import CONFIG_FILE, RECIPE_FILE, RESULTS_FILE
 from hub.run.results import RunResults
 from hub.run.text import is_repo_id
 from training.arguments import Arguments, ContinuationArguments
@@ -139,25 +139,24 @@ class ModelSource:
                 "by training/incremental.py."
             ) from error
 
-    def statistics(self) -> Path:
+    def file(self, name: str) -> Path:
         """
-        The file with what its method needs to learn more classes, downloaded if the step is on the Hub; a path without
-        a file where the step has none.
+        A file of the step, downloaded if the step is on the Hub; a path without a file where the step has none.
 
         Raises:
             InputError: it cannot be downloaded.
         """
         commit = self.commit
         if self.folder is not None:
-            return self.folder / STATISTICS_FILE
+            return self.folder / name
         try:
-            return Path(hf_hub_download(self.name, STATISTICS_FILE, revision=commit))
+            return Path(hf_hub_download(self.name, name, revision=commit))
         except (OSError, ValueError, HTTPError) as error:
             if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-                return Path(str(self), STATISTICS_FILE)
+                return Path(str(self), name)
             raise InputError(
-                f"{self.option} {self}: {STATISTICS_FILE} cannot be downloaded ({first_line(error)}): check the "
-                "connection and your token, and run the same command again."
+                f"{self.option} {self}: {name} cannot be downloaded ({first_line(error)}): check the connection and "
+                "your token, and run the same command again."
             ) from error
 
     def _check_step_folder(self, folder: Path) -> None:

@@ -99,9 +99,16 @@ def to_yaml(recipe: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
+_RESTORE = "restore it, or start again with --overwrite_output_dir."
+
+
+def read_recipe(path: Path, what_to_do: str = _RESTORE) -> dict[str, Any]:
     """
     The recipe in a `training_config.yaml`.
+
+    Args:
+        path (`Path`): the file.
+        what_to_do (`str`, *optional*): ends the error.
 
     Raises:
         InputError: the file is missing or damaged.
@@ -111,5 +118,5 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         recipe = None
     if not isinstance(recipe, dict):
-        raise InputError(f"{path} is damaged: restore it, or start again with --overwrite_output_dir.")
+        raise InputError(f"{path} is damaged: {what_to_do}")
     return recipe

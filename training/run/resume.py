@@ -116,7 +116,7 @@ def _before_first_own_step(setup: Setup) -> Progress:
     results = _in_own_words(setup, results)
     if setup.continuation is None:
         return Progress(None, setup.memory, results)
-    setup.accelerator.print(setup.continuation.describe(setup.method.name))
+    setup.accelerator.print("\n".join(setup.continuation.describe(setup.method)))
     model = setup.continuation.model.to(setup.accelerator.device)
     return Progress(model, setup.memory, setup.continuation.results_before(results))
 
@@ -128,6 +128,7 @@ def _in_own_words(setup: Setup, results: RunResults) -> RunResults:
         test_split=setup.scenario.test_split,
         code_version=modeling_dytox.__version__,
         method_card=setup.method.describe(),
+        exact_across_processes=None if setup.exact_across_processes else False,
     )
 
 

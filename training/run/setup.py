@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from transformers import ViTImageProcessor
 
 from hub.run.errors import InputError
+from hub.run.layout import STATISTICS_FILE
 from hub.run.text import printable
 from modeling_dytox import IncrementalModel
 from modeling_dytox.encoders import is_of_encoder
@@ -26,9 +27,16 @@ from training.loop.logs import RunLog
 from training.loop.phase import PhaseTrainer
 from training.loop.processes import check_agreement, on_main_process
 from training.methods import Method, make_method
-from training.run.checks import check_disk, check_images, check_precision, check_shared, check_shared_memory
+from training.run.checks import (
+    StepSize,
+    check_disk,
+    check_images,
+    check_precision,
+    check_shared,
+    check_shared_memory,
+)
 from training.run.continuation import Continuation, load_continuation
-from training.run.encoder import Encoder, load_encoder
+from training.run.encoder import Encoder, has_batch_norm, load_encoder
 from training.run.feature_cache import cached_scenario
 from training.run.published_memory import load_published_memory
 from training.run.recipe import recipe_of, without_local_paths
@@ -94,6 +102,17 @@ class Setup:
         return {f"dytox.encoder.{name}": tensor for name, tensor in encoder.pretrained.state_dict().items()}
 
     @property
+    def exact_across_processes(self) -> bool:
+        """
+        Whether the number of processes changes nothing but rounding and random draws. It is not so where a batch
+        normalisation trains, which sees the images of one process alone.
+        """
+        if self.continuation is not None:
+            model = self.continuation.model
+            return model.config.freeze_encoder or not has_batch_norm(model)
+        return self.method.encoder is None or not self.method.encoder.trains_batch_norm
+
+    @property
     def num_known_steps(self) -> int:
         """Steps of the published model that the run continues; 0 for a new model."""
         return self.scenario.known.num_steps
@@ -120,8 +139,8 @@ def set_up(arguments: Arguments, accelerator: Accelerator) -> Setup:
         raise InputError("--mixup_alpha mixes images, of which only features are kept: add --cached_views 0.")
     method = make_method(arguments, encoder)
     if continuation is not None and method.keeps_statistics:
-        statistics, advice = continuation.source.statistics(), "give a step of that method as it was published."
-        load_statistics(method, continuation.model, statistics, advice)
+        statistics = continuation.source.file(STATISTICS_FILE)
+        load_statistics(method, continuation.model, statistics, "give a step of that method as it was published.")
     known = continuation.known if continuation else LearnedClasses()
     scenario = make_scenario(load_splits(arguments.data, arguments.optimization.seed), arguments.data, known)
     check_precision(accelerator, [phase for step in scenario.steps for phase in method.phases(step)])
@@ -221,8 +240,19 @@ def _check_workers(arguments: Arguments, processor: ViTImageProcessor) -> None:
 
 
 def describe(setup: Setup) -> list[str]:
-    """The images and the steps of the run, a line each, and what to expect of few images."""
+    """The images and the steps of the run, a line each, and what to expect of it."""
     lines = setup.scenario.describe()
+    if setup.method.encoder is not None and setup.method.encoder.num_patches == 1:
+        lines.append(
+            f"One token an image: of {setup.arguments.model.side} pixels the encoder makes a map of 1x1, which says "
+            "nothing of where things are. A larger --image_size, such as "
+            f"{4 * setup.arguments.model.side}, gives more."
+        )
+    if not setup.exact_across_processes:
+        lines.append(
+            "The encoder trains batch normalisation, whose statistics are of the images on one process: on another "
+            "number of processes, or with other batches summed into an update, the model is another."
+        )
     counts = np.bincount(setup.scenario.train.labels)[setup.scenario.steps[0].num_old_classes :]
     if setup.continuation is None and setup.method.encoder is None and counts.min() < FEW_IMAGES:
         name = printable(setup.scenario.class_names[int(counts.argmin())])
@@ -259,12 +289,12 @@ def check_folder(setup: Setup) -> str:
     last_step = setup.num_known_steps if setup.starts_fresh else setup.folder.last_step()
     memory_size = setup.arguments.memory.memory_size if setup.memory is not None else 0
     released = setup.folder.path if overwrite else setup.folder.checkpoints
-    sizes = [size for step, size in _bytes_of_weights(setup).items() if step > last_step]
+    sizes = [size for step, size in _sizes_of_steps(setup).items() if step > last_step]
     return check_disk(setup.folder.path, sizes, memory_size, setup.scenario.train, released)
 
 
-def _bytes_of_weights(setup: Setup) -> dict[int, int]:
-    """Of the model after each step of the run, by step, in float32."""
+def _sizes_of_steps(setup: Setup) -> dict[int, StepSize]:
+    """What each step of the run will take on the disk, by step, in float32."""
     sizes = {}
     with torch.device("meta"):
         model = None if setup.continuation is None else setup.continuation.empty_model()
@@ -273,7 +303,13 @@ def _bytes_of_weights(setup: Setup) -> dict[int, int]:
                 model = setup.method.build(step)
             else:
                 model.add_task(step.class_names)
-            sizes[step.number] = 4 * model.num_parameters()
+            weights = {name: 4 * tensor.numel() for name, tensor in model.state_dict().items()}
+            has_frozen = model.config.freeze_encoder
+            changing = sum(size for name, size in weights.items() if not (has_frozen and is_of_encoder(name)))
+            # A state holds the weights that may change, and two moments of each.
+            state = 3 * changing if setup.method.phases(step) else 0
+            saved = sum(weights.values()) + setup.method.bytes_of_statistics(model)
+            sizes[step.number] = StepSize(saved, state)
     return sizes
 
 

@@ -32,6 +32,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "ridge without projection": {"method": "ridge", "projection_dim": 0},
     "ridge with lambda": {"method": "ridge", "projection_dim": 64, "ridge_lambda": 3.0},
 }
+# A continued model has its own.
+MODELS_OWN = dict.fromkeys(("image_size", "patch_size", "hidden_size", "num_attention_heads", "num_hidden_layers"))
+MODELS_OWN |= {"known_classes": "test"}
 every_kind = pytest.mark.parametrize("kind", KINDS)
 NUM_IMAGES = 72
 
@@ -217,9 +220,9 @@ def test_a_published_step_is_continued_from_its_folder_alone(
 ) -> None:
     straight = run(kind)
     alone = shutil.copytree(straight / "step2", tmp_path / "elsewhere")
-    options = tiny_options | OPTIONS | KINDS[kind] | {"image_size": None, "patch_size": None}
-    new = {"model_name_or_path": alone, "output_dir": tmp_path / "more", "known_classes": "test"}
-    continued = train(options | new | {"hidden_size": None, "num_attention_heads": None, "num_hidden_layers": None})
+    # Method and options are those that the step was learned with.
+    new = {"model_name_or_path": alone, "output_dir": tmp_path / "more", "finetuning_epochs": None}
+    continued = train(tiny_options | OPTIONS | MODELS_OWN | new)
     assert_same(straight / "step3", continued / "step3", rounding=FLOAT32)
     name = "step3/model-00001-of-00002.safetensors"
     assert (straight / name).read_bytes() == (continued / name).read_bytes(), "one file for all steps"
@@ -236,10 +239,47 @@ def test_a_run_goes_on_after_a_finished_step_as_if_it_had_not_ended(
     assert run_content(stopped) == run_content(run(kind))
 
 
-def test_a_lambda_that_is_given_wins(run: Run) -> None:
-    assert load(run("ridge with lambda") / "step3").config.regularization == 3
+def test_a_lambda_that_is_given_wins(
+    run: Run,
+    run_script: Callable[..., Outcome],
+    tiny_options: dict[str, object],
+    tmp_path: Path,
+) -> None:
+    given = run("ridge with lambda")
+    assert load(given / "step3").config.regularization == 3
     chosen = load(run("ridge") / "step3").config.regularization
     assert chosen not in (None, 3)
+
+    # It holds in later steps, unless another one or none is given.
+    step = shutil.copytree(given / "step2", tmp_path / "elsewhere")
+    options = tiny_options | OPTIONS | MODELS_OWN | {"model_name_or_path": step, "method": "ridge"}
+    (tmp_path / "none.yaml").write_text("ridge:\n  ridge_lambda: null\n")
+    for name, other, expected in (
+        ("other", {"ridge_lambda": 5.0}, 5),
+        ("none", {"config": tmp_path / "none.yaml"}, chosen),
+    ):
+        more = train(options | other | {"output_dir": tmp_path / name})
+        assert load(more / "step3").config.regularization == expected
+
+    recipe = step / "training_config.yaml"
+    whole = recipe.read_text()
+    for damaged, message in (
+        (whole.replace("ridge_lambda: 3.0", "ridge_lambda: -3.0"), "--ridge_lambda -3.0 must be greater than 0"),
+        (whole.replace("ridge_lambda: 3.0", "ridge_lambda: [1, 2]"), "training_config.yaml is the list [1, 2]"),
+        ("- no recipe\n", "training_config.yaml is damaged: give a step as it was published."),
+    ):
+        recipe.write_text(damaged)
+        assert message in run_script(*words(options | {"output_dir": tmp_path / "bad"})).refusal
+
+
+def test_the_plan_counts_the_sums_among_what_the_disk_must_hold(
+    run: Run, run_script: Callable[..., Outcome], tiny_options: dict[str, object], tmp_path: Path
+) -> None:
+    options = {"projection_dim": 512}
+    written = sum(file.stat().st_size for file in run("ridge", **options).glob("step*/*.safetensors")) / 1e6
+    chosen = tiny_options | OPTIONS | KINDS["ridge"] | options | {"output_dir": tmp_path / "more", "dry_run": True}
+    (line,) = [line for line in run_script(*words(chosen)).output.splitlines() if line.startswith("Disk: ")]
+    assert float(line.split()[2]) == pytest.approx(written, rel=0.02) and line.split()[3] == "MB,"
 
 
 @pytest.mark.parametrize("method", ["ncm", "ridge"])
@@ -254,8 +294,7 @@ def test_sums_that_are_missing_damaged_or_of_another_method_are_refused(
     run: Run, run_script: Callable[..., Outcome], tiny_options: dict[str, object], tmp_path: Path
 ) -> None:
     step = shutil.copytree(run("ridge") / "step2", tmp_path / "elsewhere")
-    sizes = dict.fromkeys(("image_size", "patch_size", "hidden_size", "num_attention_heads", "num_hidden_layers"))
-    shared = tiny_options | OPTIONS | sizes | {"model_name_or_path": step, "known_classes": "test"}
+    shared = tiny_options | OPTIONS | MODELS_OWN | {"model_name_or_path": step}
     continued = words(shared | {"method": "ridge", "output_dir": tmp_path / "more"})
     other = words(shared | {"method": "ncm", "output_dir": tmp_path / "more"})
     assert "the head of the model is 'ridge', not 'ncm'" in run_script(*other).refusal

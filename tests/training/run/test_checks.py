@@ -20,7 +20,7 @@ from training.data.scenario import Scenario, make_scenario
 from training.data.splits import LabelledSplits
 from training.methods import Phase
 from training.run import checks
-from training.run.checks import check_disk, check_images, check_precision, check_shared_memory
+from training.run.checks import StepSize, check_disk, check_images, check_precision, check_shared_memory
 
 
 MakeScenario = Callable[..., Scenario]
@@ -146,12 +146,12 @@ def test_float16_is_refused_where_it_does_not_work() -> None:
 def test_a_disk_too_small_is_refused_with_sizes_that_can_be_read(
     scenario_of: MakeScenario, tmp_path: Path, monkeypatch: Any, num_bytes: int, unit: str
 ) -> None:
-    train, sizes = scenario_of().train, [num_bytes // 2, num_bytes]
+    train, sizes = scenario_of().train, [StepSize(size, 3 * size) for size in (num_bytes // 2, num_bytes)]
     old = tmp_path / "run" / "checkpoints" / "state"
     old.parent.mkdir(parents=True)
     old.write_bytes(bytes(500_000))
 
-    def check(free: float, sizes: list[int] = sizes) -> None:
+    def check(free: float, sizes: list[StepSize] = sizes) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
         check_disk(tmp_path / "run", sizes, 20, train, old.parent)
 

@@ -140,6 +140,11 @@ def test_another_method_overrides_it_and_the_log_says_so(
     assert card[:4] == ["accelerate", "launch", "-q", "training/incremental.py"]
     assert "--method" not in card, "the card leaves it to the model"
 
+    # Its own options hold as well; 20 epochs are the default.
+    setup, _ = start(options | {"finetuning_epochs": None, "output_dir": tmp_path / "own"})
+    assert setup.arguments.options.finetuning_epochs == 1
+    assert "Options of dytox beside the defaults: --finetuning_epochs 1." in capsys.readouterr().out
+
     # A method that this version does not have.
     step = relabel(source / "step3", tmp_path / "old", method="magic")
     setup, progress = start(options | {"model_name_or_path": step, "method": "replay"})

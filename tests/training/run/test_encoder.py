@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,17 @@ from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
     ConvNextImageProcessor,
+    ResNetConfig,
     Siglip2VisionConfig,
     SiglipImageProcessor,
+    TimmWrapperConfig,
     ViTConfig,
     ViTImageProcessor,
 )
 
 from hub.run.errors import InputError
 from modeling_dytox import DyToxModel, FeatureHeadModel
+from tests.command_line import words
 from tests.training.conftest import Outcome, train
 from training.arguments import Arguments
 from training.data.features import BATCH_ROWS
@@ -223,6 +228,36 @@ def test_what_cannot_be_an_encoder_is_refused_in_one_line(
             make_arguments(method="dytox", **options)
 
 
+WITHOUT_TIMM = """
+import sys
+sys.modules["timm"] = None
+from training import incremental
+options = sys.argv[3:]
+for encoder in sys.argv[1:3]:
+    sys.argv[1:] = [*options, "--encoder_name_or_path", encoder]
+    try:
+        incremental.main()
+    except SystemExit as end:
+        print(end.code)
+"""
+
+
+def test_without_timm_its_models_are_refused_in_one_line(
+    tiny_encoder: Path, tiny_options: dict[str, object], tmp_path: Path, root: Path
+) -> None:
+    timm = save(TimmWrapperConfig(architecture="test_convnext"), tmp_path / "timm")
+    options = tiny_options | {"image_size": None, "method": "ncm", "encoder_name_or_path": None}
+    command = [sys.executable, "-c", WITHOUT_TIMM, str(timm), str(tiny_encoder), *words(options)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "2"], done.stderr[-2000:]
+    of_timm, of_augmentation = done.stderr.splitlines()
+    assert of_timm.startswith(f"error: --encoder_name_or_path {timm} needs a package that is missing (")
+    assert of_timm.endswith("): pip install timm.")
+    # Training needs it as well.
+    expected = "error: --auto_augment rand-m9-mstd0.5-inc1 needs timm: pip install timm, or choose none."
+    assert of_augmentation == expected
+
+
 def test_a_cache_that_is_too_small_is_refused_before_anything_is_computed(
     options: dict[str, object], run_script: Callable[..., Outcome], tmp_path: Path
 ) -> None:
@@ -232,9 +267,43 @@ def test_a_cache_that_is_too_small_is_refused_before_anything_is_computed(
     assert not list((tmp_path / "features").glob("*"))
 
 
+def test_a_map_of_one_token_is_named_with_a_size_that_gives_more(
+    options: dict[str, object], run_script: Callable[..., Outcome]
+) -> None:
+    fields = '{"hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "embedding_size": 8, "layer_type": "basic"}'
+    chosen = options | {"encoder_name_or_path": None, "encoder_type": "resnet", "encoder_options": fields}
+    small, enlarged = (run_script(*words(chosen | {"image_size": size, "dry_run": True})) for size in (32, 128))
+    assert "One token an image: of 32 pixels the encoder makes a map of 1x1" in small.output
+    assert "A larger --image_size, such as 128, gives more." in small.output
+    assert enlarged.status == 0 and "One token" not in enlarged.output
+    assert "The encoder trains batch normalisation" in enlarged.output
+
+
 def test_an_encoder_from_scratch_learns(options: dict[str, object], tmp_path: Path) -> None:
     fields = '{"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}'
     chosen = {"encoder_name_or_path": None, "encoder_type": "resnet", "encoder_options": fields, "image_size": 32}
     folder = train(options | chosen | {"output_dir": tmp_path / "run"})
     first, second = ((folder / f"step{step}" / "model.safetensors").read_bytes() for step in (1, 2))
     assert first != second and not (tmp_path / "features").exists()
+    # Its batch normalisation trains on the images of one process.
+    assert json.loads((folder / "step2" / "results.json").read_text())["exact_across_processes"] is False
+    assert (
+        "batch normalisation, whose statistics are of the images on one process"
+        in (folder / "step2" / "README.md").read_text()
+    )
+
+
+def test_only_a_batch_normalisation_that_trains_depends_on_the_processes(
+    tiny_encoder: Path, make_arguments: Make, tmp_path: Path
+) -> None:
+    sizes: dict[str, Any] = {"hidden_sizes": [8, 8], "depths": [1, 1], "embedding_size": 8, "layer_type": "basic"}
+    resnet = save(ResNetConfig(**sizes), tmp_path / "resnet")
+
+    def depends(folder: Path, freeze_encoder: bool) -> bool:
+        arguments = make_arguments(encoder_name_or_path=folder, freeze_encoder=freeze_encoder)
+        _, encoder = load_encoder(arguments)
+        assert encoder is not None
+        return encoder.trains_batch_norm
+
+    assert depends(resnet, freeze_encoder=False)
+    assert not depends(resnet, freeze_encoder=True) and not depends(tiny_encoder, freeze_encoder=False)
