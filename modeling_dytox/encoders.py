@@ -44,6 +44,10 @@ class HasEncoder(nn.Module):
     config: Any
     encoder: PreTrainedModel
 
+    def freeze_encoder(self) -> None:
+        """No gradient, and eval mode from the start: a new model is in train mode, whatever is called first."""
+        self.encoder.requires_grad_(False).eval()
+
     def train(self, mode: bool = True) -> "HasEncoder":
         """Train or eval mode; a frozen encoder stays in eval mode."""
         super().train(mode)

@@ -522,7 +522,7 @@ class DyToxModel(HasEncoder, DyToxPreTrainedModel):
         self.task_attention_layers = nn.ModuleList([DyToxTaskAttentionLayer(config, rate) for rate in decoder_rates])
         self.post_init()
         if config.freeze_encoder:
-            self.encoder.requires_grad_(False)
+            self.freeze_encoder()
 
     def add_task_token(self) -> None:
         """Appends a newly initialised task token; those of earlier steps do not change."""

@@ -122,7 +122,7 @@ class FeatureHeadModel(HasEncoder, FeatureHeadPreTrainedModel):
         config.validate()
         self.encoder = make_encoder(config)
         self.post_init()
-        self.encoder.requires_grad_(False)
+        self.freeze_encoder()
 
     @can_return_tuple
     @merge_with_config_defaults

@@ -44,6 +44,8 @@ def test_the_patches_of_every_family_and_nothing_else_reach_the_decoder(family: 
 def test_a_frozen_encoder_is_a_file_of_its_own_that_no_step_changes(model_type: str, tmp_path: Path) -> None:
     for family in FAMILIES:
         model, _ = make_model(family, model_type)
+        # Not even before `train` or `eval` are called.
+        assert not any(module.training for module in type(model)(model.config).base_model.encoder.modules())
         model.save_pretrained(tmp_path / family / "before")
         model.add_task(["z"])
         model.train()

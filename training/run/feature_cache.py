@@ -50,7 +50,7 @@ def cached_scenario(
         InputError: they would take more than the options allow, or the disk is full.
     """
     base: Any = model.base_model
-    encoder = base.to(accelerator.device)
+    encoder = base.to(accelerator.device).eval()
     shapes = _shapes(encoder, scenario, processor)
     if model.cached_input == "pooled":
         del shapes["tokens"]
@@ -130,7 +130,6 @@ def _fill(
     name: str,
 ) -> None:
     """Computes the batches that are missing or damaged, shared out over the processes."""
-    encoder.eval()
     # Several times faster for convolutions on CPUs.
     encoder.encoder.to(memory_format=torch.channels_last)
     missing = [

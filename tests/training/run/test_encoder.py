@@ -14,6 +14,7 @@ import torch
 from PIL import Image as PILImage
 from safetensors.torch import load
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoModel,
     BertConfig,
@@ -105,7 +106,7 @@ def test_a_frozen_encoder_sees_each_image_once_whatever_the_runs_and_the_damage(
     assert content_of(again) == content_of(first)
 
 
-SHARD = "model-00001-of-00002.safetensors"
+SHARD, HEAD_SHARD = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
 
 
 @pytest.mark.slow
@@ -115,11 +116,27 @@ def test_features_in_place_of_images_change_nothing_but_rounding(options: dict[s
     cached = train(options | plain | {"output_dir": tmp_path / "cached"})
     assert not (live / "features").exists()
     for name, content in content_of(live).items():
-        if name.endswith("00002-of-00002.safetensors"):
+        if name.endswith(HEAD_SHARD):
             ours, theirs = load(content), load((cached / name).read_bytes())
             for tensor in ours:
                 torch.testing.assert_close(theirs[tensor], ours[tensor], rtol=0, atol=2e-2)
     np.testing.assert_allclose(np.array(accuracies(live)[-1]), np.array(accuracies(cached)[-1]), atol=0.1)
+
+
+def test_a_batch_normalisation_gives_kept_features_what_it_gives_images(
+    options: dict[str, object], tmp_path: Path
+) -> None:
+    fields = {"embedding_size": 4, "hidden_sizes": [8, 8], "depths": [1, 1], "layer_type": "basic"}
+    encoder = AutoModel.from_config(AutoConfig.for_model("resnet", **fields))
+    for name, buffer in encoder.named_buffers():
+        # Far from the statistics of any batch, by which train mode would normalise.
+        buffer.fill_(4 if name.endswith("running_var") else 1)
+    encoder.save_pretrained(tmp_path / "resnet")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "resnet")
+    own = options | {"encoder_name_or_path": tmp_path / "resnet", "image_size": 32, "method": "ncm"}
+    runs = [train(own | {"cached_views": views, "output_dir": tmp_path / str(views)}) for views in (0, 1)]
+    live, cached = (load((run / "step2" / HEAD_SHARD).read_bytes()) for run in runs)
+    torch.testing.assert_close(cached["head.weight"], live["head.weight"], rtol=0, atol=1e-3)
 
 
 def test_views_of_an_image_are_drawn_and_the_run_says_so(
