@@ -19,7 +19,7 @@ from hub.run.results import Ancestor, MethodCard, RunResults, StepResults
 from hub.run.schema import short_name
 from hub.run.seed_results import OtherRun, Spread
 from hub.run.step_folder import StepFolder
-from hub.run.text import code_fence, code_span, is_repo_id, printable, table_span, without_local_path
+from hub.run.text import code_fence, code_span, duration, is_repo_id, printable, table_span, without_local_path
 
 
 PLACEHOLDER_ID = "your-name/your-model"
@@ -108,8 +108,8 @@ def render_card(folder: StepFolder, hub_model_id: str | None = None) -> str:
         folded=results.last.num_seen_classes > _FOLD_ABOVE_CLASSES,
         seed=results.seed,
         is_exact=results.exact_across_processes is not False,
-        train_seconds=_duration(results.last.train_seconds),
-        total_seconds=_duration(sum(step.train_seconds or 0 for step in results.steps[results.first_own_step - 1 :])),
+        train_seconds=duration(results.last.train_seconds) if results.last.train_seconds else "",
+        total_seconds=duration(sum(step.train_seconds or 0 for step in results.steps[results.first_own_step - 1 :])),
         recipe=recipe,
         recipe_fence=code_fence(recipe),
     )
@@ -356,14 +356,6 @@ def _percent(fraction: float | None) -> str:
 
 def _percent_of(spread: Spread | None) -> str:
     return _ABSENT if spread is None else f"{spread.text()} %"
-
-
-def _duration(seconds: float | None) -> str:
-    if not seconds:
-        return ""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _quoted(recipe: dict[str, Any]) -> str:

@@ -64,6 +64,13 @@ def shorten(names: Iterable[str], width: int) -> str:
     return ", ".join(shown) + (f", … ({rest} more)" if rest else "")
 
 
+def duration(seconds: float) -> str:
+    """A time for a reader: seconds, minutes or hours."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def without_local_path(text: str) -> str:
     """The last component of an absolute or home path; any other text as it is."""
     for path_type in (PurePosixPath, PureWindowsPath):

@@ -8,7 +8,6 @@ step, phase and epoch (see [`training.seeding`]), so there are no random streams
 the folder of the run.
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -27,6 +26,7 @@ from hub.run.atomic import write_aside
 from hub.run.errors import InputError, one_line
 from modeling_dytox.encoders import is_of_encoder
 from training.loop.disk import disk_errors_named
+from training.tensor_digest import tensor_digest
 
 
 logger = logging.get_logger(__name__)
@@ -221,8 +221,4 @@ def _from_file(path: Path) -> TrainingState:
 
 
 def _digest(content: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(content.encode(), digest_size=16)
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return tensor_digest(sorted(tensors.items()), start=content).hexdigest()

@@ -23,6 +23,7 @@ from training.data.loading import EvalTransform, TrainTransform
 from training.data.scenario import Scenario
 from training.loop.disk import disk_errors_named
 from training.loop.logs import progress_bar
+from training.tensor_digest import tensor_digest
 
 
 def cached_scenario(
@@ -59,7 +60,7 @@ def cached_scenario(
     folder = _folder(options)
     augmented = [TrainTransform(processor, transform, "view", view) for view in range(1, views)]
     transforms = [EvalTransform(processor), *augmented]
-    of_encoder = _digest(_bytes_of(base.encoder), repr(processor.to_dict()))
+    of_encoder = _digest(tensor_digest(base.encoder.state_dict().items()).digest(), repr(processor.to_dict()))
     # Pooled features are of the last map, whichever map gives the tokens: methods share them.
     output = model.config.encoder_output
     file_names = {} if output is None else {"tokens": f"tokens_of_output{output}_view"}
@@ -160,14 +161,6 @@ def _check_range(values: np.ndarray, table: FeatureTable) -> None:
         raise InputError(
             f"The encoder gives features beyond the range of {dtype}, in which they are kept: add --cached_views 0."
         )
-
-
-def _bytes_of(encoder: torch.nn.Module) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in encoder.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.digest()
 
 
 def _digest(*parts: bytes | str) -> str:

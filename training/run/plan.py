@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from hub.run.text import duration
 from training.data.scenario import Step
 from training.loop.context import StepContext
 from training.methods import Phase
@@ -62,10 +63,10 @@ def _step_line(setup: Setup, step: Step, seconds_per_update: float | None) -> st
     classes = len(step.class_names)
     exemplars = _num_exemplars(setup, step.num_old_classes)
     test = len(setup.scenario.seen_test(step))
-    duration = "" if seconds_per_update is None else f", about {_duration(updates * seconds_per_update)}"
+    time = "" if seconds_per_update is None else f", about {duration(updates * seconds_per_update)}"
     return (
         f"Step {step.number}: {classes} class(es), {len(step.train):,} new images and {exemplars:,} exemplars to "
-        f"learn from, {test:,} to test on; {updates:,} updates{duration}"
+        f"learn from, {test:,} to test on; {updates:,} updates{time}"
     )
 
 
@@ -94,13 +95,3 @@ def _num_exemplars(setup: Setup, num_classes: int) -> int:
     # The images of classes that a continued model knows are not here.
     known = len(setup.scenario.known.names)
     return int(np.minimum(counts[known:], quota).sum()) + quota * min(known, num_classes)
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 600
-        else f"{seconds / 60:.0f} min"
-        if seconds < 36_000
-        else f"{seconds / 3600:.0f} h"
-    )

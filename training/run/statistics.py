@@ -1,10 +1,8 @@
 """`statistics.safetensors` of a step folder: what some methods need of the images before to learn more classes."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -13,6 +11,7 @@ from hub.run.atomic import write_aside
 from hub.run.errors import InputError, first_line
 from modeling_dytox import IncrementalModel
 from training.methods import Method
+from training.tensor_digest import tensor_digest
 
 
 def write_statistics(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -62,9 +61,5 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    described = ((f"{name} {tensor.dtype} {tuple(tensor.shape)}", tensor) for name, tensor in sorted(tensors.items()))
+    return tensor_digest(described).hexdigest()
