@@ -185,6 +185,11 @@ class FeatureHeadForImageClassification(FeatureHeadPreTrainedModel, IncrementalM
         """New rows in the head, which are zero."""
         self.head.grow(num_new_classes)
 
+    def pooled(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """What the head is given, pooled features `(B, P)`: of images, or the ones in their place."""
+        pooled = pixel_values if pixel_values.ndim == 2 else self.dytox.features(pixel_values).pooled
+        return pooled.to(self.head.weight.dtype)
+
     @can_return_tuple
     def forward(
         self,
@@ -205,8 +210,7 @@ class FeatureHeadForImageClassification(FeatureHeadPreTrainedModel, IncrementalM
         Returns:
             [`FeatureHeadOutput`]: logits, the loss if `labels` are given, and embeddings.
         """
-        pooled = pixel_values if pixel_values.ndim == 2 else self.dytox.features(pixel_values).pooled
-        pooled = pooled.to(self.head.weight.dtype)
+        pooled = self.pooled(pixel_values)
         logits = self.head(pooled)
         return FeatureHeadOutput(
             loss=None if labels is None else self.loss_of(labels, logits),
