@@ -2,6 +2,7 @@
 
 import resource
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -26,15 +27,16 @@ def seconds_of(call: Callable[[], object], repeats: int, warmup: int, device: to
         call()
     seconds = []
     for _ in range(repeats):
-        _synchronize(device)
+        synchronize(device)
         started = time.perf_counter()
         call()
-        _synchronize(device)
+        synchronize(device)
         seconds.append(time.perf_counter() - started)
     return seconds
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Waits for what a GPU still computes."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -47,6 +49,36 @@ def resident_bytes() -> int:
 def peak_resident_bytes() -> int:
     """Peak of the memory that this process has held so far, in bytes."""
     return _status_bytes("VmHWM")
+
+
+class PeakOfOwnMemory:
+    """
+    The peak, while the context lasts, of the memory of this process that no file backs: what it has allocated.
+    Pages of mapped files, which the system takes back where memory is short, do not count. Linux alone tells.
+    """
+
+    def __init__(self, interval: float = 0.005) -> None:
+        self.growth: int | None = None
+        """Bytes of the peak above what the process had before; None where the system does not tell."""
+        self._interval = interval
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "PeakOfOwnMemory":
+        if STATUS.exists():
+            self._before = self._peak = _status_bytes("RssAnon")
+            self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if STATUS.exists():
+            self._ended.set()
+            self._thread.join()
+            self.growth = max(self._peak, _status_bytes("RssAnon")) - self._before
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._interval):
+            self._peak = max(self._peak, _status_bytes("RssAnon"))
 
 
 def _status_bytes(name: str) -> int:

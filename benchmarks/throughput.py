@@ -11,7 +11,7 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ if not __package__:
 
 import torch
 
+from benchmarks.cached import measure_cached, measure_closed_form
 from benchmarks.measures import (
     count_flops,
     gemm_flops_per_second,
@@ -38,6 +39,12 @@ from hub.run.errors import InputError
 from training.loop.malloc import keep_freed_pages
 
 
+#: What measures the modes that have no steps of one batch.
+MEASURES: dict[str, Callable[[Options], dict[str, Any]]] = {
+    "cached": measure_cached,
+    "ncm": measure_closed_form,
+    "ridge": measure_closed_form,
+}
 IMPLEMENTATIONS: tuple[Literal["ours", "t_pass"], ...] = ("ours", "t_pass")
 
 
@@ -60,14 +67,36 @@ def measure(options: Options) -> dict[str, Any]:
     before = resident_bytes()
     if options.run.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    measured = MEASURES.get(options.run.mode, measure_steps)(options)
+    # Both counters of the system are rough: the peak can be below what was held before.
+    memory = peaks(options) | measured
+    peak = max(memory["peak_rss_bytes"], before)
+    return {**describe(options), **memory, "peak_rss_bytes": peak, "peak_rss_growth_bytes": peak - before}
+
+
+def peaks(options: Options) -> dict[str, Any]:
+    """The most memory that the process has held so far, and its tensors on the GPU where it uses one."""
+    return {
+        "peak_rss_bytes": peak_resident_bytes(),
+        "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if uses_gpu(options) else None,
+    }
+
+
+def uses_gpu(options: Options) -> bool:
+    """Whether the mode computes on a GPU."""
+    return options.run.device == "cuda" and options.run.mode != "data"
+
+
+def measure_steps(options: Options) -> dict[str, Any]:
+    """Measures a mode whose steps are alike, on synthetic images."""
     workload = make_workload(options)
     seconds = seconds_of(workload.call, options.run.repeats, options.run.warmup, workload.device)
     # Read now, before other measurements raise the peak.
-    memory = measure_memory(before, workload.device)
+    memory = peaks(options)
     seconds = [each / workload.batches for each in seconds]
     median = statistics.median(seconds)
     return {
-        **describe(options, workload),
+        "num_parameters": None if workload.model is None else workload.model.num_parameters(),
         "median_step_seconds": median,
         "min_step_seconds": min(seconds),
         "images_per_second": options.run.batch_size / median,
@@ -76,29 +105,18 @@ def measure(options: Options) -> dict[str, Any]:
     }
 
 
-def describe(options: Options, workload: Workload) -> dict[str, Any]:
+def describe(options: Options) -> dict[str, Any]:
     """Describes what was measured, and on which machine."""
-    run, on_gpu = asdict(options.run), workload.device.type == "cuda"
+    run = asdict(options.run)
     for name in ("compare", "rounds"):
         del run[name]
     return {
         **run,
         "model": asdict(options.model),
-        "num_parameters": None if workload.model is None else workload.model.num_parameters(),
+        "ridge": asdict(options.ridge) if run["mode"] == "ridge" else None,
         "torch_version": torch.__version__,
         "num_threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if on_gpu else None,
-    }
-
-
-def measure_memory(before: int, device: torch.device) -> dict[str, int | None]:
-    """Reads the peaks of memory of this process; `before` is what it held before the work."""
-    # Both counters of the system are rough: the peak can be below what was held before.
-    peak = max(peak_resident_bytes(), before)
-    return {
-        "peak_rss_bytes": peak,
-        "peak_rss_growth_bytes": peak - before,
-        "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+        "gpu": torch.cuda.get_device_name() if uses_gpu(options) else None,
     }
 
 

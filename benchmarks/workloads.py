@@ -27,7 +27,7 @@ from training.loop.epoch import EpochTrainer
 from training.loop.evaluation import Evaluator
 from training.loop.learner import LossModule
 from training.loop.phase import freeze, make_optimizer, train_mode_except_frozen
-from training.methods import make_method
+from training.methods import Method, make_method
 from training.methods.dytox import DyTox
 from training.seeding import derive_seed, seed_everything
 
@@ -77,13 +77,13 @@ def make_inference(options: Options) -> Workload:
     run = options.run
     seed_everything(run.seed, "throughput")
     device = torch.device(run.device)
-    model = make_grown_model(options, run.num_steps, device, DTYPES[run.dtype]).eval()
+    method = make_method(options.training)
+    model = make_grown_model(options, method, run.num_steps, device, DTYPES[run.dtype]).eval()
     images = make_batch(options).images.to(device)
     pixel_values = Normalizer(make_image_processor(options.model.side), device)(images)
     forward = _implementation(options, model)
     if run.compile:
         (forward if run.mode == "eval" else forward.dytox).compile()
-    method = make_method(options.training)
 
     def predict() -> None:
         with torch.inference_mode():
@@ -116,11 +116,7 @@ class Training:
 
     def __init__(self, options: Options) -> None:
         run, arguments = options.run, options.training
-        self.accelerator = Accelerator(
-            cpu=run.device == "cpu",
-            mixed_precision=arguments.optimization.mixed_precision,
-            dynamo_backend="inductor" if run.compile else "no",
-        )
+        self.accelerator = make_accelerator(options)
         device = self.accelerator.device
         seed_everything(run.seed, "throughput")
         step = make_step(options, run.num_steps)
@@ -142,14 +138,19 @@ class Training:
         self.trainer.train(iter([[self.batch]]), self.progress)
 
 
+def make_accelerator(options: Options) -> Accelerator:
+    """Device and precision of training."""
+    return Accelerator(
+        cpu=options.run.device == "cpu",
+        mixed_precision=options.training.optimization.mixed_precision,
+        dynamo_backend="inductor" if options.run.compile else "no",
+    )
+
+
 def make_learner(options: Options, step: Step, device: torch.device) -> tuple[DyToxForImageClassification, LossModule]:
     """The model, grown by the last step, and what trains it in the main phase: the method with its teacher."""
     method = cast(DyTox, make_method(options.training))
-    model = make_grown_model(options, max(step.number - 1, 1), device)
-    if step.number > 1:
-        context = make_context(options, step, model)
-        method.before_growth(context)
-        method.grow(context)
+    model = make_model_of(options, method, step, device)
     (phase, *_) = method.phases(step)
     freeze(model, phase.frozen)
     learner = LossModule(method, model, step, phase)
@@ -157,6 +158,16 @@ def make_learner(options: Options, step: Step, device: torch.device) -> tuple[Dy
     if method.teacher is not None:
         method.teacher = _implementation(options, cast(DyToxForImageClassification, method.teacher))
     return model, learner
+
+
+def make_model_of(options: Options, method: Method, step: Step, device: torch.device) -> DyToxForImageClassification:
+    """The model, grown by the last step, and its teacher, which the method keeps."""
+    model = make_grown_model(options, method, max(step.number - 1, 1), device)
+    if step.number > 1:
+        context = make_context(options, step, model)
+        method.before_growth(context)
+        method.grow(context)
+    return model
 
 
 def make_context(options: Options, step: Step, model: DyToxForImageClassification) -> StepContext:
@@ -167,10 +178,10 @@ def make_context(options: Options, step: Step, model: DyToxForImageClassificatio
 
 
 def make_grown_model(
-    options: Options, num_steps: int, device: torch.device, dtype: torch.dtype = torch.float32
+    options: Options, method: Method, num_steps: int, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> DyToxForImageClassification:
     """A model that knows `num_steps` steps, with weights as they are drawn."""
-    model = cast(DyToxForImageClassification, make_method(options.training).build(make_step(options, 1)))
+    model = cast(DyToxForImageClassification, method.build(make_step(options, 1)))
     for number in range(2, num_steps + 1):
         model.add_task(make_step(options, number).class_names)
     nn.Module.to(model, device, dtype)

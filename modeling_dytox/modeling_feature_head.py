@@ -180,6 +180,20 @@ class FeatureHeadForImageClassification(FeatureHeadPreTrainedModel, IncrementalM
         """New rows in the head, which are zero."""
         self.head.grow(num_new_classes)
 
+    def pooled(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """What the head is given, pooled features `(B, P)`: of images, or the ones in their place."""
+        pooled: torch.Tensor = self._encode(pixel_values).pooler_output
+        return pooled
+
+    def _encode(self, pixel_values: torch.Tensor, **kwargs: Any) -> Any:
+        """Outputs of the encoder for images, or for what it made of them before, in the precision of the head."""
+        if pixel_values.ndim == 2:
+            outputs: Any = BaseModelOutputWithPooling(pooler_output=pixel_values)
+        else:
+            outputs = self.dytox(pixel_values, **kwargs)
+        outputs.pooler_output = outputs.pooler_output.to(self.head.weight.dtype)
+        return outputs
+
     @can_return_tuple
     def forward(
         self,
@@ -202,12 +216,8 @@ class FeatureHeadForImageClassification(FeatureHeadPreTrainedModel, IncrementalM
             [`FeatureHeadOutput`]: logits, the loss if `labels` are given, embeddings, and of the encoder what is asked
             for.
         """
-        outputs: Any
-        if pixel_values.ndim == 2:
-            outputs = BaseModelOutputWithPooling(pooler_output=pixel_values)
-        else:
-            outputs = self.dytox(pixel_values, **kwargs)
-        pooled = outputs.pooler_output.to(self.head.weight.dtype)
+outputs = self._encoded(pixel_values, **kwargs)
+        pooled = self._cast(outputs.pooler_output)
         logits = self.head(pooled)
         return FeatureHeadOutput(
             loss=None if labels is None else self.loss_of(labels, logits),

@@ -58,16 +58,21 @@ class _AugmentedBatches(Dataset):
         self.seed = seed
 
     def __getitem__(self, item: _EpochBatch) -> Batch:
-        positions, copies, weight = item.indices
-        seeds = [
-            augmentation_seed((*self.seed, item.epoch), source, copy)
-            for source, copy in zip(self.examples.source_indices[positions], copies, strict=True)
-        ]
-        if self.examples.features is not None:
-            features = read_features(self.examples, positions, seeds)
-            return Batch(features, torch.from_numpy(self.examples.labels[positions]), weight)
-        images = augment(self.examples.images_at(positions), self.transform, seeds)
-        return Batch(images, torch.from_numpy(self.examples.labels[positions]), weight)
+        positions, _, weight = item.indices
+        labels = torch.from_numpy(self.examples.labels[positions])
+        source = self.examples.features
+        if source is None:
+            images = augment(self.examples.images_at(positions), self.transform, self._seeds(item))
+            return Batch(images, labels, weight)
+        # With one view there is nothing to draw.
+        seeds = self._seeds(item) if source.train.num_views > 1 else None
+        return Batch(read_features(self.examples, positions, seeds), labels, weight)
+
+    def _seeds(self, item: _EpochBatch) -> list[int]:
+        positions, copies, _ = item.indices
+        sources = self.examples.source_indices[positions]
+        draw = (*self.seed, item.epoch)
+        return [augmentation_seed(draw, source, copy) for source, copy in zip(sources, copies, strict=True)]
 
 
 class _PixelValues(Dataset):
@@ -78,11 +83,16 @@ class _PixelValues(Dataset):
         self.prepare = prepare
 
     def __getitem__(self, positions: np.ndarray) -> Batch:
-        if self.examples.features is not None and isinstance(self.prepare, EvalTransform):
+        if _reads_features(self.examples, self.prepare):
             features = read_features(self.examples, positions)
             return Batch(features, torch.from_numpy(self.examples.labels[positions]))
         pixel_values = self.prepare(self.examples.images_at(positions), self.examples.source_indices[positions])
         return Batch(pixel_values, torch.from_numpy(self.examples.labels[positions]))
+
+
+def _reads_features(examples: Examples, prepare: Preprocess) -> bool:
+    """Whether the model gets kept features of the images themselves."""
+    return examples.features is not None and isinstance(prepare, EvalTransform)
 
 
 class EvalTransform:
@@ -147,7 +157,7 @@ class TrainingLoader:
         examples (`Examples`): what to learn from.
         transform: the training augmentation, image to uint8 tensor.
         batches (`Batches`): how an epoch is cut.
-        num_workers (`int`): processes that load.
+        num_workers (`int`): processes that load images; kept features are read in this one.
     """
 
     def __init__(
@@ -174,7 +184,9 @@ class TrainingLoader:
             *seed: names the phase in random draws.
         """
         images = _AugmentedBatches(self.examples, self.transform, seed)
-        loaded = iter(_load_batches(images, self._batches_of(numbers, seed), self.num_workers))
+        # Kept features are read in less time than another process takes to hand them over.
+        num_workers = 0 if self.examples.features is not None else self.num_workers
+        loaded = iter(_load_batches(images, self._batches_of(numbers, seed), num_workers))
         for _ in numbers:
             yield self._updates(loaded)
 
@@ -204,7 +216,9 @@ def evaluation_batches(
     positions = np.arange(len(examples))
     batches = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
     own = batches[process_index::num_processes]
-    return _load_batches(_PixelValues(examples, prepare), own, min(num_workers, len(own)))
+    # As in training.
+    num_workers = 0 if _reads_features(examples, prepare) else min(num_workers, len(own))
+    return _load_batches(_PixelValues(examples, prepare), own, num_workers)
 
 
 def _load_batches(batches: Dataset, items: Iterable[Any], num_workers: int) -> DataLoader:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from modeling_dytox import IncrementalModel
     from training.arguments import Arguments
+    from training.data.examples import Examples
     from training.data.scenario import Step
     from training.loop.context import StepContext
     from training.run.encoder import Encoder
@@ -99,18 +100,35 @@ class ClosedForm(Method):
         head: Any = context.model.head
         examples = context.examples("new")
         self._sums = _grown(self._sums, self.empty_sums(context.model))
-        labels = torch.from_numpy(examples.labels)
-        sample = [place * len(examples) // SCALE_IMAGES for place in range(SCALE_IMAGES)]
-        sampled = torch.tensor(sample).unique()
-        kept = []
+        sampled = torch.tensor([place * len(examples) // SCALE_IMAGES for place in range(SCALE_IMAGES)]).unique()
+        # Before the images, as what stayed from a chunk would lie between the memory of this one and of the next.
+        sample = torch.empty(len(sampled), self._width(context.model), dtype=torch.float64)
         for start in range(0, len(examples), CHUNK_IMAGES):
             stop = min(start + CHUNK_IMAGES, len(examples))
-            pooled = context.embeddings(examples.select(range(start, stop))).double()
-            self.add(self.inputs(head, pooled), labels[start:stop])
-            kept.append(pooled[sampled[(sampled >= start) & (sampled < stop)] - start])
-        left_out = self.solve(context.model)
-        logits = left_out(self.inputs(head, torch.cat(kept)), labels[sampled])
-        head.scale.data.fill_(fit_scale(logits, labels[sampled]))
+            inputs = self._add(context, examples.select(range(start, stop)))
+            inside = (sampled >= start) & (sampled < stop)
+            sample[inside] = inputs[sampled[inside] - start]
+            # Or the next chunk would need memory beside it.
+            del inputs
+        labels = torch.from_numpy(examples.labels)[sampled]
+        logits = self.solve(context.model)(sample, labels)
+        head.scale.data.fill_(fit_scale(logits, labels))
+
+    def _width(self, model: Any) -> int:
+        """Numbers that the weights read of an image."""
+        import torch
+
+        return self.inputs(model.head, torch.empty(0, model.config.encoder_pooled_size, dtype=torch.float64)).shape[1]
+
+    def _add(self, context: StepContext, examples: Examples) -> Tensor:
+        """Adds images to the sums; returns their inputs."""
+        import torch
+
+        head: Any = context.model.head
+        pooled = torch.from_numpy(context.evaluator.features(context.model, examples, _pooled))
+        inputs = self.inputs(head, pooled.double())
+        self.add(inputs, torch.from_numpy(examples.labels))
+        return inputs
 
     def inputs(self, head: Any, pooled: Tensor) -> Tensor:
         """What the weights are multiplied with, `(n, F)`, from pooled features `(n, P)`, both float64."""
@@ -134,6 +152,12 @@ class ClosedForm(Method):
     def solve(self, model: IncrementalModel) -> LeftOut:
         """Sets the weights of the head; returns what gives logits of images that are left out, see [`LeftOut`]."""
         raise NotImplementedError
+
+
+def _pooled(model: Any, pixel_values: Tensor) -> Tensor:
+    """Pooled features alone: logits of weights that are not solved for yet would take as long as all else."""
+    pooled: Tensor = model.pooled(pixel_values)
+    return pooled
 
 
 def _grown(sums: Mapping[str, Tensor], empty: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -161,7 +185,8 @@ def fit_scale(logits: Tensor, labels: Tensor) -> float:
         return 1.0
     own = logits.gather(1, labels[:, None]).mean()
     low, high = SCALE_RANGE
-    for _ in range(50):
+    # Below the rounding of float32.
+    for _ in range(30):
         # Geometric: the range spans powers of ten.
         middle: float = (low * high) ** 0.5
         expected = ((middle * logits).softmax(dim=1) * logits).sum(dim=1).mean()

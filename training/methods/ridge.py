@@ -6,6 +6,8 @@ Ridge regression on a frozen encoder, on random features of its own features, as
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,8 @@ CITATION = r"""
 #: Candidates for the regularisation: so many to a power of ten, between these multiples of the largest eigenvalue.
 CANDIDATES_PER_DECADE = 4
 CANDIDATE_RANGE = (1e-10, 10.0)
+#: Columns of a symmetric matrix for each thread that computes its eigenvectors.
+WIDTH_OF_A_THREAD = 2048
 
 _SENTENCE = (
     "Learned by ridge regression from {inputs} of a frozen pretrained encoder to the classes, {source}. The sums over "
@@ -110,8 +114,11 @@ class Ridge(ClosedForm):
         import torch
 
         self._sums["counts"].index_add_(0, labels, torch.ones_like(labels, dtype=torch.float64))
-        self._sums["gram"].addmm_(inputs.T, inputs)
-        self._sums["products"].index_add_(1, labels, inputs.T)
+        rows = inputs.numpy()
+        # NumPy sees that the product is symmetric and computes half of it.
+        self._sums["gram"] += torch.from_numpy(rows.T @ rows)
+        of_classes = torch.zeros(self._sums["products"].T.shape, dtype=torch.float64)
+        self._sums["products"] += of_classes.index_add_(0, labels, inputs).T
 
     def solve(self, model: IncrementalModel) -> LeftOut:
         """
@@ -124,7 +131,9 @@ class Ridge(ClosedForm):
         strength = self.options.ridge_lambda
         if strength is None:
             strength = choose_lambda(gram, products, float(self._sums["counts"].sum()))
-        factor, failed = torch.linalg.cholesky_ex(gram + strength * torch.eye(len(gram), dtype=gram.dtype))
+        regularized = gram.clone()
+        regularized.diagonal().add_(strength)
+        factor, failed = torch.linalg.cholesky_ex(regularized)
         if failed:
             raise InputError(
                 f"--ridge_lambda {strength} is too small for features of this size, whose largest sum of squares is "
@@ -157,6 +166,22 @@ def _set_weights(head: Any, weights: Tensor) -> None:
         head.bias.data.copy_(weights[width])
 
 
+@contextmanager
+def _threads_for(width: int) -> Iterator[None]:
+    """
+    Lets no more threads compute than the eigenvectors of a matrix of this width are worth. At each of its rows threads
+    wait for one another: where other programs use the processors, two take several times as long as one.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, max(1, width // WIDTH_OF_A_THREAD)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def choose_lambda(gram: Tensor, products: Tensor, num_images: float) -> float:
     """
     The regularisation with the smallest score of generalised cross-validation (Golub, Heath and Wahba, Technometrics
@@ -173,7 +198,8 @@ def choose_lambda(gram: Tensor, products: Tensor, num_images: float) -> float:
     """
     import torch
 
-    values, vectors = torch.linalg.eigh(gram)
+    with _threads_for(len(gram)):
+        values, vectors = torch.linalg.eigh(gram)
     largest = float(values[-1])
     kept = values > largest * len(values) * torch.finfo(values.dtype).eps
     if not kept.any():
