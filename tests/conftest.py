@@ -1,5 +1,6 @@
 """Fixtures for all rooms."""
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,13 @@ from tests.weights import load_weights
 
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def garbage_is_looked_for_in_new_objects_only() -> None:
+    """Each phase of a run ends with a collection of garbage, which would look at all that was ever imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

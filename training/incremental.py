@@ -6,6 +6,7 @@ Learns the classes of a data set step by step and publishes the model of each st
 The same command again resumes after the last epoch that was completed.
 """
 
+import gc
 import os
 import sys
 from dataclasses import asdict
@@ -312,4 +313,6 @@ def exit_now(status: int) -> None:
 
 if ARGUMENTS is not None:
     keep_freed_pages()
+    # Each phase ends with a collection of garbage; what was imported is none.
+    gc.freeze()
     main(ARGUMENTS)

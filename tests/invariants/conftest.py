@@ -1,4 +1,4 @@
-"""Runs that start at once, to be killed and started again; runs on several processes; and what they log."""
+"""Runs that start at once, on one process or several, to be killed and started again; and what they log."""
 
 import json
 import os
@@ -15,8 +15,6 @@ from tests.command_line import words
 
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = str(ROOT / "training" / "incremental.py")
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 # One thread, so that sums are taken in the same order; and never the network.
 ENVIRONMENT = os.environ | {
     "ACCELERATE_USE_CPU": "true",
@@ -40,28 +38,54 @@ class Nursery:
         )
 
     def start(
-        self, options: dict[str, object], die: tuple[str, int | str] | None = None, file_size_limit: int | None = None
+        self,
+        options: dict[str, object],
+        *,
+        num_processes: int = 1,
+        machines: tuple[Path, ...] = (ROOT,),
+        script: Path | None = None,
+        die: tuple[str, int | str] | None = None,
+        file_size_limit: int | None = None,
     ) -> int:
-        """Starts a run; returns its process id."""
+        """
+        Starts a run, or a script that takes its options, on so many processes on each machine; all machines are this
+        one, with a folder of its own to start in. Returns the id of the first process.
+        """
+        places = [{"folder": str(folder), "environment": {}} for folder in machines for _ in range(num_processes)]
+        if len(places) > 1:
+            meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(len(places))}
+            for rank, place in enumerate(places):
+                local = {"LOCAL_RANK": str(rank % num_processes), "LOCAL_WORLD_SIZE": str(num_processes)}
+                place["environment"] = {**meet, **local, "RANK": str(rank)}
+        request = {"argv": words(options), "script": script and str(script), "places": places}
+        faults = {"die": die, "file_size_limit": file_size_limit}
         assert self.process.stdin is not None
-        request = {"argv": words(options), "die": die, "file_size_limit": file_size_limit}
-        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.write(json.dumps(request | faults) + "\n")
         self.process.stdin.flush()
-        return int(self._line())
+        return int(json.loads(self._line())[0])
 
-    def end(self) -> dict[str, Any]:
-        """Waits for the end of the run: `status`, minus the signal if one ended it, `output`, `errors`, `calls`."""
+    def ends(self) -> list[dict[str, Any]]:
+        """
+        Waits for the end of the run: for each process `status`, minus the signal if one ended it, `output`, `errors`
+        and `calls`.
+        """
         return json.loads(self._line())
 
+    def end(self) -> dict[str, Any]:
+        """Waits for the end of a run on one process."""
+        (end,) = self.ends()
+        return end
+
     def run(self, options: dict[str, object], **faults: Any) -> dict[str, Any]:
-        """Starts a run and waits for its end."""
+        """Starts a run on one process and waits for its end."""
         self.start(options, **faults)
         return self.end()
 
-    def complete(self, options: dict[str, object]) -> Path:
+    def complete(self, options: dict[str, object], **where: Any) -> Path:
         """Runs to the end, which must be a good one; returns the output folder."""
-        end = self.run(options)
-        assert end["status"] == 0, end["errors"]
+        self.start(options, **where)
+        for end in self.ends():
+            assert end["status"] == 0, end["errors"][-3000:]
         return Path(str(options["output_dir"]))
 
     def _line(self) -> str:
@@ -116,52 +140,7 @@ def small_options() -> dict[str, object]:
     }
 
 
-class Launcher:
-    """Starts scripts on several processes, as a user does."""
-
-    def start(
-        self,
-        num_processes: int,
-        options: dict[str, object],
-        script: tuple[str, ...] = (SCRIPT,),
-        *,
-        machines: bool = False,
-        folders: tuple[Path, ...] = (ROOT,),
-    ) -> list["subprocess.Popen[str]"]:
-        """
-        Starts so many processes: on one machine, or each on a machine of its own (`machines`), all of them this one,
-        that meet on a free port. The launchers run in `folders`, in turn.
-        """
-        places = [["--standalone", f"--nproc_per_node={num_processes}"]]
-        if machines:
-            meet = ["--master_addr=127.0.0.1", f"--master_port={free_port()}", "--nproc_per_node=1"]
-            places = [[*meet, f"--nnodes={num_processes}", f"--node_rank={rank}"] for rank in range(num_processes)]
-        return [
-            subprocess.Popen(
-                [*TORCHRUN, *place, *script, *words(options)],
-                cwd=folders[number % len(folders)],
-                env=ENVIRONMENT,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for number, place in enumerate(places)
-        ]
-
-    def run(self, *arguments: Any, **options: Any) -> None:
-        """Starts processes and waits for their end, which must be a good one."""
-        for launcher in self.start(*arguments, **options):
-            _, errors = launcher.communicate(timeout=400)
-            assert launcher.returncode == 0, errors[-3000:]
-
-
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
-
-
-@pytest.fixture(scope="session")
-def launcher() -> Launcher:
-    """Starts scripts on several processes."""
-    return Launcher()

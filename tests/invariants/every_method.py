@@ -1,7 +1,5 @@
 """
-Learns the same steps by every method, one after the other: run with `torchrun`.
-
-    torchrun --nproc_per_node 2 every_method.py --option value ...
+Learns the same steps by every method, one after the other: takes the options of a run.
 
 Each run is in a folder of `output_dir` with the name of its method; its folder `encoder` has the encoder of methods
 that need a pretrained one.

@@ -1,26 +1,34 @@
 """
 Runs `training/incremental.py` in children of one process that has imported everything, so that a run starts at once.
 
-Reads one JSON object a line from standard input: `argv`; `die`, null or where the child is to kill itself; and
-`file_size_limit`, null or the bytes that the system lets it write into one file. Answers with the child's process id,
-which is that of a process group of its own, then with one JSON object: `status` (exit status, or minus the signal),
-`output` and `errors` (what it wrote to standard output and standard error) and `calls` (how often it did what `die`
-can name).
+Reads one JSON object a line from standard input: `argv`; `script`, null or another file to run; `places`, for each
+child the folder it runs in (`folder`) and variables of its environment (`environment`); `die`, null or where the
+children are to kill themselves; and `file_size_limit`, null or the bytes that the system lets each write into one
+file. Answers with the list of the children's process ids, each that of a process group of its own, then with a list
+of one JSON object a child: `status` (exit status, or minus the signal), `output` and `errors` (what it wrote to
+standard output and standard error) and `calls` (how often it did what `die` can name).
 
 `die` is `["write", 3]`, at the third write of a file when half of it is written; `["replace", 3]` and
 `["replaced", 3]`, before and after the third renaming; or `["replaced", "name"]`, after a file got this name.
 """
 
+import gc
 import json
 import os
 import resource
+import runpy
 import signal
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
+# What a run imports when it needs it.
+import sklearn.datasets  # noqa: F401
+from PIL import Image
+
+import hub.cards.figures  # noqa: F401
 from training import incremental
 
 
@@ -53,17 +61,40 @@ def plant(die: list[Any] | None) -> None:
     Path.replace, Path.write_bytes = counted_replace, counted_write  # type: ignore[method-assign,assignment]
 
 
-def child(request: dict[str, Any], report: int, output: int, errors: int) -> None:
-    os.setsid()
-    os.dup2(output, 1)
-    os.dup2(errors, 2)
+class Child(NamedTuple):
+    """A run that was started: its process, where it reports its calls, and what it writes."""
+
+    pid: int
+    report: int
+    output: IO[str]
+    errors: IO[str]
+
+
+def start(request: dict[str, Any], place: dict[str, Any]) -> Child:
+    reader, writer = os.pipe()
+    output, errors = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        os.setsid()
+        os.dup2(output.fileno(), 1)
+        os.dup2(errors.fileno(), 2)
+        os.chdir(place["folder"])
+        os.environ.update(place["environment"])
+        run(request, writer)
+    os.close(writer)
+    return Child(pid, reader, output, errors)
+
+
+def run(request: dict[str, Any], report: int) -> None:
     plant(request["die"])
     if request["file_size_limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size_limit"],) * 2)
-    sys.argv = ["training/incremental.py", *request["argv"]]
+    script = request["script"]
+    sys.argv = [script or "training/incremental.py", *request["argv"]]
     status = 0
     try:
-        incremental.main()
+        runpy.run_path(script, run_name="__main__") if script else incremental.main()
     except SystemExit as end:
         status = int(end.code or 0)
     sys.stdout.flush()
@@ -72,20 +103,22 @@ def child(request: dict[str, Any], report: int, output: int, errors: int) -> Non
     os._exit(status)
 
 
+def end(child: Child) -> dict[str, Any]:
+    _, status = os.waitpid(child.pid, 0)
+    found: dict[str, Any] = {"status": os.waitstatus_to_exitcode(status)}
+    with os.fdopen(child.report) as report:
+        found["calls"] = json.loads(report.read() or "{}")
+    for name, file in (("output", child.output), ("errors", child.errors)):
+        with file:
+            file.seek(0)
+            found[name] = file.read()
+    return found
+
+
 def serve(request: dict[str, Any]) -> None:
-    reader, writer = os.pipe()
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        pid = os.fork()
-        if pid == 0:
-            os.close(reader)
-            child(request, writer, output.fileno(), errors.fileno())
-        os.close(writer)
-        say(str(pid))
-        _, status = os.waitpid(pid, 0)
-        with os.fdopen(reader) as report:
-            counted = json.loads(report.read() or "{}")
-        written = {name: file.seek(0) or file.read() for name, file in (("output", output), ("errors", errors))}
-        say(json.dumps({"status": os.waitstatus_to_exitcode(status), "calls": counted} | written))
+    children = [start(request, place) for place in request["places"]]
+    say(json.dumps([child.pid for child in children]))
+    say(json.dumps([end(child) for child in children]))
 
 
 def say(line: str) -> None:
@@ -94,5 +127,9 @@ def say(line: str) -> None:
 
 
 if __name__ == "__main__":
+    Image.init()
+    # Children look for garbage in their own objects alone.
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         serve(json.loads(line))

@@ -1,10 +1,8 @@
 """
-What any number of processes must agree on, given the weights: run with `torchrun`, writes a JSON file.
-
-    torchrun --nproc_per_node 2 same_weights.py OUTPUT.json --option value ...
+What any number of processes must agree on, given the weights: takes the options of a run.
 
 The model is not trained; its weights are drawn large, so that features and logits differ from image to image. Writes
-one list a way of herding, with one object a step.
+`found.json` into the folder of the run: one list a way of herding, with one object a step.
 """
 
 import json
@@ -23,11 +21,11 @@ from training.seeding import seed_everything
 
 
 def main() -> None:
-    output, *words = sys.argv[1:]
+    words = sys.argv[1:]
     accelerator = Accelerator()
     found = [look(accelerator, [*words, "--augmented_herding", augmented]) for augmented in ("false", "true")]
     if accelerator.is_main_process:
-        Path(output).write_text(json.dumps(found))
+        (Path(parse_arguments(words).output.output_dir) / "found.json").write_text(json.dumps(found))
     accelerator.wait_for_everyone()
     # Threads of the process group that still run when Python ends can abort the process.
     accelerator.end_training()

@@ -1,6 +1,8 @@
-"""One process and several give the same run at the same global batch, launched as a user would."""
+"""One process and several give the same run at the same global batch; also launched and stopped as a user would."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.command_line import words
+from tests.invariants.conftest import ENVIRONMENT, ROOT, free_port
 from tests.tiny_convnext import write_tiny_convnext
 from tests.weights import load_weights
 from training.methods import METHODS
@@ -20,17 +24,33 @@ pytestmark = pytest.mark.slow
 Logged = Callable[[Path], list[dict[str, Any]]]
 
 
+def torchrun(options: dict[str, object], *place: str) -> "subprocess.Popen[str]":
+    """Starts the script with `torchrun`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *place, "training/incremental.py", *words(options)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 @pytest.fixture(scope="module")
-def runs(
-    nursery: Any, launcher: Any, small_options: dict[str, object], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
+def runs(nursery: Any, small_options: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same run on one process, with eager attention, with accumulated batches, and on two machines."""
     folders = {name: tmp_path_factory.mktemp("runs") / name for name in ("one", "eager", "accumulated", "machines")}
     one, eager, accumulated, machines = (small_options | {"output_dir": folder} for folder in folders.values())
     nursery.complete(one | {"per_device_train_batch_size": 24})
     nursery.complete(eager | {"per_device_train_batch_size": 24, "attn_implementation": "eager"})
     nursery.complete(accumulated | {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 3})
-    launcher.run(2, machines | {"per_device_train_batch_size": 12}, machines=True)
+    meet = ("--master_addr=127.0.0.1", f"--master_port={free_port()}", "--nproc_per_node=1", "--nnodes=2")
+    ranks = [
+        torchrun(machines | {"per_device_train_batch_size": 12}, *meet, f"--node_rank={rank}") for rank in range(2)
+    ]
+    for launched in ranks:
+        _, errors = launched.communicate(timeout=400)
+        assert launched.returncode == 0, errors[-3000:]
     return folders
 
 
@@ -59,16 +79,15 @@ def test_losses_models_memories_and_accuracies_agree(runs: dict[str, Path], logg
 
 
 def test_from_the_same_weights_exemplars_and_metrics_are_the_same(
-    launcher: Any, small_options: dict[str, object], tmp_path: Path
+    nursery: Any, small_options: dict[str, object], tmp_path: Path
 ) -> None:
-    # Batches of seven over three processes: neither images nor batches divide evenly.
-    options = small_options | {"output_dir": tmp_path / "out", "per_device_eval_batch_size": 7}
+    script = Path(__file__).with_name("same_weights.py")
     found = []
     for num_processes in (1, 3):
-        output = tmp_path / f"{num_processes}.json"
-        script = (str(Path(__file__).with_name("same_weights.py")), str(output))
-        launcher.run(num_processes, options, script)
-        found.append(json.loads(output.read_text()))
+        # Batches of seven over three processes: neither images nor batches divide evenly.
+        options = small_options | {"output_dir": tmp_path / str(num_processes), "per_device_eval_batch_size": 7}
+        output = nursery.complete(options, num_processes=num_processes, script=script)
+        found.append(json.loads((output / "found.json").read_text()))
     assert found[0] == found[1]
     for steps in found[0]:
         # A memory of 30 for 2, 4 and 6 classes.
@@ -79,15 +98,15 @@ def test_from_the_same_weights_exemplars_and_metrics_are_the_same(
 
 
 def test_every_method_gives_the_same_run_on_one_process_and_on_two(
-    launcher: Any, small_options: dict[str, object], logged: Logged, tmp_path: Path
+    nursery: Any, small_options: dict[str, object], logged: Logged, tmp_path: Path
 ) -> None:
-    script = (str(Path(__file__).with_name("every_method.py")),)
+    script = Path(__file__).with_name("every_method.py")
     options = small_options | {"num_classes": 4, "num_epochs": 2, "finetuning_epochs": None}
     for num_processes in (1, 2):
         folder = tmp_path / str(num_processes)
         batch = {"per_device_train_batch_size": 24 // num_processes, "output_dir": folder}
         write_tiny_convnext(folder / "encoder")
-        launcher.run(num_processes, options | batch, script)
+        nursery.complete(options | batch, num_processes=num_processes, script=script)
     for method in METHODS:
         one, two = (tmp_path / str(number) / method for number in (1, 2))
         losses = [[record["loss"] for record in logged(folder) if "loss" in record] for folder in (one, two)]
@@ -102,17 +121,17 @@ def test_every_method_gives_the_same_run_on_one_process_and_on_two(
 
 
 def test_two_processes_that_were_stopped_end_as_those_that_were_not(
-    launcher: Any, small_options: dict[str, object], runs: dict[str, Path], logged: Logged, tmp_path: Path
+    nursery: Any, small_options: dict[str, object], runs: dict[str, Path], logged: Logged, tmp_path: Path
 ) -> None:
     options = small_options | {"per_device_train_batch_size": 12, "output_dir": tmp_path / "run"}
-    (stopped,) = launcher.start(2, options)
+    stopped = torchrun(options, "--standalone", "--nproc_per_node=2")
     while not any(record.get("phase") == "main" for record in logged(tmp_path / "run") if record["step"] == 2):
         assert stopped.poll() is None, stopped.communicate()[1]
         time.sleep(0.01)
     stopped.terminate()
     _, errors = stopped.communicate(timeout=60)
     assert errors.count("stopped by SIGTERM") == 2, errors[-3000:]
-    launcher.run(2, options)
+    nursery.complete(options, num_processes=2)
     found, expected = (
         [record for record in logged(folder) if "loss" in record] for folder in (tmp_path / "run", runs["machines"])
     )
@@ -123,13 +142,12 @@ def test_two_processes_that_were_stopped_end_as_those_that_were_not(
 
 
 def test_machines_with_folders_of_their_own_are_refused(
-    launcher: Any, small_options: dict[str, object], tmp_path: Path
+    nursery: Any, small_options: dict[str, object], tmp_path: Path
 ) -> None:
     # The same relative name, but another folder on each machine.
     machines = (tmp_path / "a", tmp_path / "b")
     for machine in machines:
         (machine / "out").mkdir(parents=True)
-    started = launcher.start(2, small_options | {"output_dir": "out"}, machines=True, folders=machines)
-    for process in started:
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode != 0 and "is not the same folder for every process" in errors, errors[-3000:]
+    nursery.start(small_options | {"output_dir": "out"}, machines=machines)
+    for end in nursery.ends():
+        assert end["status"] == 2 and "is not the same folder for every process" in end["errors"], end["errors"]

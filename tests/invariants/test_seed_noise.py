@@ -10,14 +10,14 @@ import pytest
 
 @pytest.mark.slow
 def test_with_drop_path_and_mixup_processes_differ_no_more_than_seeds(
-    nursery: Any, launcher: Any, small_options: dict[str, object], tmp_path: Path
+    nursery: Any, small_options: dict[str, object], tmp_path: Path
 ) -> None:
     options = small_options | {"drop_path_rate": 0.1, "mixup_alpha": 0.8, "num_classes": 4, "num_epochs": 12}
     averages = {}
     for seed, processes in itertools.product((0, 1, 2), (1, 2)):
         folder = tmp_path / f"{seed}_{processes}"
         run = options | {"seed": seed, "output_dir": folder, "per_device_train_batch_size": 24 // processes}
-        nursery.complete(run) if processes == 1 else launcher.run(processes, run)
+        nursery.complete(run, num_processes=processes)
         results = json.loads((folder / "results.json").read_text())
         averages[seed, processes] = results["average_incremental_accuracy"]
     between_processes = [abs(averages[seed, 1] - averages[seed, 2]) for seed in (0, 1, 2)]
