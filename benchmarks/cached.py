@@ -198,7 +198,7 @@ def make_encoder(options: Options) -> Encoder:
         "encoder_pooled_size": width,
         "num_prefix_tokens": 0,
     }
-    return Encoder(fields, make_image_processor(options.model.side))
+    return Encoder(fields, make_image_processor(options.model.side), run.num_tokens)
 
 
 @contextmanager

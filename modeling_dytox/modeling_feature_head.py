@@ -216,8 +216,8 @@ class FeatureHeadForImageClassification(FeatureHeadPreTrainedModel, IncrementalM
             [`FeatureHeadOutput`]: logits, the loss if `labels` are given, embeddings, and of the encoder what is asked
             for.
         """
-outputs = self._encoded(pixel_values, **kwargs)
-        pooled = self._cast(outputs.pooler_output)
+        outputs = self._encode(pixel_values, **kwargs)
+        pooled = outputs.pooler_output
         logits = self.head(pooled)
         return FeatureHeadOutput(
             loss=None if labels is None else self.loss_of(labels, logits),
