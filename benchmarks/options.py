@@ -69,9 +69,7 @@ class ThroughputArguments:
     )
     repeats: int = option("Steps that are timed; in mode 'data' passes over 20 batches, in mode 'cached' epochs.", 20)
     warmup: int = option("Steps, passes or epochs before those, which are not timed.", 3)
-    num_workers: int = option(
-        "Modes that load images or their features: processes that do; 0 loads in the process itself.", 2
-    )
+    num_workers: int = option("Mode 'data': processes that load images; 0 loads in the process itself.", 2)
     num_images: int = option("Modes 'cached', 'ncm' and 'ridge': images whose features are learned from.", 5000)
     num_tokens: int = option("Mode 'cached': tokens of an image.", 16)
     token_width: int = option("Mode 'cached': width of these tokens.", 320)

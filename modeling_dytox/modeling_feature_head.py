@@ -84,7 +84,7 @@ class FeatureHead(nn.Module):
         if self.normalizes:
             return nn.functional.normalize(pooled, dim=-1)
         if self.projection is not None:
-            return (pooled @ self.projection.to(pooled)).relu()
+            return (pooled @ self.projection.to(pooled)).relu_()
         return pooled
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:

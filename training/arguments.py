@@ -233,7 +233,8 @@ class OptimizationArguments:
         False,
     )
     num_workers: NonNegativeInt = option(
-        "Processes that load images, for each training process; 0 loads in the process.", 2
+        "Processes that load images, for each training process; 0 loads in the process, as kept features always are.",
+        2,
     )
     seed: NonNegativeInt = option("Seed of everything that is random.", 0)
 

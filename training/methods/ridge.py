@@ -117,8 +117,8 @@ class Ridge(ClosedForm):
         rows = inputs.numpy()
         # NumPy sees that the product is symmetric and computes half of it.
         self._sums["gram"] += torch.from_numpy(rows.T @ rows)
-        of_classes = torch.zeros(self._sums["products"].T.shape, dtype=torch.float64)
-        self._sums["products"] += of_classes.index_add_(0, labels, inputs).T
+        # Row by row of the inputs, which is several times as fast as column by column.
+        self._sums["products"].T.index_add_(0, labels, inputs)
 
     def solve(self, model: IncrementalModel) -> LeftOut:
         """
