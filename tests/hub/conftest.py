@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
 from textwrap import dedent
@@ -14,9 +15,25 @@ from typing import Any
 import pytest
 
 from tests.hub.faulty_server import CONTROL_PATH
+from tests.warm import ROOT, WarmPython
 
 
-ROOT = Path(__file__).resolve().parents[2]
+# How long a client may take.
+CLIENT_SECONDS = 120
+# What `transformers`, `datasets` and the figures of a card import, apart from what reads the settings of a client.
+MODULES = (
+    *("torch", "torch._dynamo", "torch.distributed.tensor", "torch.distributed.fsdp", "torch.distributed.checkpoint"),
+    *("torch.distributed.run", "torch.export", "torchvision.transforms.v2", "scipy.optimize", "sklearn.datasets"),
+    *("pandas", "pyarrow.dataset", "pyarrow.parquet", "aiohttp", "rich.console", "matplotlib.figure"),
+    *("matplotlib.backends.backend_agg", "PIL.PngImagePlugin", "filelock", "tokenizers", "jinja2", "regex"),
+)
+
+
+@cache
+def warm_python() -> WarmPython:
+    """Has no setting of a client in its environment; ends with the tests, which close its input."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+    return WarmPython(*MODULES, environment=environment | {"OMP_NUM_THREADS": "1"})
 
 
 class LocalHub:
@@ -87,6 +104,25 @@ class LocalHub:
 
     def start_client(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
         """Starts `python *arguments` as a process with an empty `HF_HOME`; `env` adds to its environment."""
+        home, environment = self._place(env)
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            env=environment,
+            cwd=home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run_warm(self, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        """
+        Runs what `start_client` would start to its end, in a process that has all of torch already, but nothing that
+        knows a Hub: clients that need torch start at once.
+        """
+        return warm_python().run([*map(dedent, arguments)], *self._place(env), timeout=CLIENT_SECONDS)
+
+    def _place(self, env: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
+        """A new folder for a client, which is its `HF_HOME`, and its environment."""
         home = self._homes / f"home{len(list(self._homes.iterdir()))}"
         home.mkdir()
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
@@ -102,14 +138,7 @@ class LocalHub:
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(ROOT),
         }
-        return subprocess.Popen(
-            [sys.executable, *arguments],
-            env={**inherited, **settings, **env},
-            cwd=home,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return home, {**inherited, **settings, **env}
 
     def start_python(self, code: str, **env: str) -> "subprocess.Popen[str]":
         """Starts client `code` as `start_client` does."""
@@ -122,7 +151,7 @@ class LocalHub:
     def finish(self, process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
         """Waits for the end of a client; its exit status may be any."""
         try:
-            output, errors = process.communicate(timeout=120)
+            output, errors = process.communicate(timeout=CLIENT_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             raise

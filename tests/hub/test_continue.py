@@ -61,7 +61,7 @@ DIGITS = load_digits().target[-300:]
 
 def run(hub: "LocalHub", *runs: dict[str, object]) -> "subprocess.CompletedProcess[str]":
     """Trains with these options, one run after the other."""
-    return hub.run_python(TRAIN.format(runs=[words(options) for options in runs]))
+    return hub.run_warm("-c", TRAIN.format(runs=[words(options) for options in runs]))
 
 
 def tags_of(hub: "LocalHub", path: str) -> list[str]:
@@ -105,7 +105,7 @@ def test_a_published_step_learns_more_classes(
         assert tags_of(local_hub, kind.format("second")) == ["step3"]
     models = [("org/first", "step2"), ("org/first", "step3"), ("org/second", "step3")]
     memories = [("org/first-memory", "step2"), ("org/second-memory", "step3")]
-    done = local_hub.run_python(DOWNLOAD.format(models=models, memories=memories))
+    done = local_hub.run_warm("-c", DOWNLOAD.format(models=models, memories=memories))
     assert done.returncode == 0, done.stderr[-3000:]
     before, same, after, *exemplars = json.loads(done.stdout).values()
     assert after == same, "the same run, in the repository of its ancestor"

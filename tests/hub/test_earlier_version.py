@@ -50,7 +50,7 @@ def test_it_is_resumed_published_loaded_and_continued(
     same_command |= {"push_to_hub": True, "push_memory": True, "hub_model_id": "org/old"}
     more = tiny_options | {"known_classes": "merge", "output_dir": tmp_path / "more"}
     more |= {"model_name_or_path": "org/old", "model_revision": "step2"}
-    done = earlier_hub.run_python(TRAIN.format(runs=[words(same_command), words(more)]))
+    done = earlier_hub.run_warm("-c", TRAIN.format(runs=[words(same_command), words(more)]))
     assert done.returncode == 0, done.stderr[-3000:]
 
     assert "holds 2 of 3 steps" in done.stdout and "of another version" in done.stderr
@@ -64,8 +64,5 @@ def test_it_is_resumed_published_loaded_and_continued(
     continued = json.loads((tmp_path / "more" / "step3" / "results.json").read_text())
     assert continued["ancestors"][0]["method"] == continued["method"] == "dytox"
 
-    walked = [
-        earlier_hub.finish(earlier_hub.start_client("-m", "hub.walk", "org/old", *code))
-        for code in ([], ["--remote_code"])
-    ]
+    walked = [earlier_hub.run_warm("-m", "hub.walk", "org/old", *code) for code in ([], ["--remote_code"])]
     assert walked[0].stdout == walked[1].stdout and walked[0].stdout.count("\n") == 4, walked[1].stderr[-3000:]

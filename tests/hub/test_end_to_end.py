@@ -85,13 +85,13 @@ def test_each_step_is_a_revision_that_loads_with_and_without_the_package(
 
     # The same command again finds everything done, here and on the Hub.
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
-    again = local_hub.finish(local_hub.start_client(*LAUNCH, *options))
+    again = local_hub.run_warm("-m", "training.incremental", *options)
     assert again.returncode == 0 and "holds 3 of 3 steps" in again.stdout
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
 
 
 def load(hub: "LocalHub", sources: list[tuple[str, dict[str, str]]], remote_code: bool) -> list[tuple[str, str]]:
-    done = hub.run_python(LOAD.format(sources=sources, remote_code=remote_code))
+    done = hub.run_warm("-c", LOAD.format(sources=sources, remote_code=remote_code))
     assert done.returncode == 0, done.stderr[-3000:]
     found: list[tuple[str, str]] = json.loads(done.stdout)
     return found
@@ -100,18 +100,15 @@ def load(hub: "LocalHub", sources: list[tuple[str, dict[str, str]]], remote_code
 def test_models_of_every_method_load_from_their_revisions_with_and_without_the_package(
     local_hub: "LocalHub", tiny_options: dict[str, object], tmp_path: Path
 ) -> None:
+    options = tiny_options | {"num_classes": 4, "push_to_hub": True}
     runs = [
-        words(tiny_options | {"num_classes": 4, "method": method, "output_dir": tmp_path / method})
+        words(options | {"method": method, "output_dir": tmp_path / method, "hub_model_id": f"org/{method}"})
         for method in METHODS
     ]
     # In two processes, each within the time that one may take.
     for part in (runs[::2], runs[1::2]):
-        trained = local_hub.run_python(TRAIN.format(runs=part, lost=str(tmp_path / "lost")))
+        trained = local_hub.run_warm("-c", TRAIN.format(runs=part, lost=str(tmp_path / "lost")))
         assert trained.stderr.count("status 0") == len(part), trained.stderr[-3000:]
-    for method in METHODS:
-        command = ("-m", "hub.publish", str(tmp_path / method), "--hub_model_id", f"org/{method}")
-        published = local_hub.finish(local_hub.start_client(*command))
-        assert published.returncode == 0, published.stderr[-3000:]
     here = [(str(tmp_path / method / "step2"), {}) for method in METHODS]
     there = [(f"org/{method}", {"revision": "step2"}) for method in METHODS]
     modules, logits = zip(*load(local_hub, [*here, *there], remote_code=False), strict=True)
@@ -129,7 +126,7 @@ def test_a_hub_out_of_reach_stops_a_new_run_but_none_that_has_begun(
     publish = options | {"push_to_hub": True, "hub_model_id": "org/late"}
     local_hub.stop()
     runs = [words(publish | {"output_dir": tmp_path / "new"}), words(options), words(publish)]
-    done = local_hub.run_python(TRAIN.format(runs=runs, lost=str(run / "step2")))
+    done = local_hub.run_warm("-c", TRAIN.format(runs=runs, lost=str(run / "step2")))
     assert done.returncode == 0, done.stderr[-3000:]
     new, begun, resumed, _ = re.split(r"(?<=status \d)\n", done.stderr)
     assert "no connection to the Hub" in new and new.endswith("status 2")

@@ -86,12 +86,12 @@ def test_recorded_accuracy_is_that_of_the_pipeline_and_of_the_snippet_in_the_car
     own |= {"num_epochs": 40, "learning_rate": 3e-3, "train_crop": "none", "auto_augment": "none"}
     own |= {"horizontal_flip": False, "max_train_samples_per_class": 30, "max_eval_samples_per_class": 10}
     own |= {"output_dir": tmp_path / "run", "push_to_hub": True, "hub_model_id": "org/bars", "memory_size": 60}
-    done = local_hub.run_python(TRAIN.format(arguments=words(tiny_options | own)))
+    done = local_hub.run_warm("-c", TRAIN.format(arguments=words(tiny_options | own)))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "train: 60 images of 2 classes: across 30, upright 30" in done.stdout
 
     test = [str(file) for file in files if file.is_relative_to(tmp_path / "bars" / "test")]
-    asked = local_hub.run_python(ANSWERS.format(files=test))
+    asked = local_hub.run_warm("-c", ANSWERS.format(files=test))
     assert asked.returncode == 0, asked.stderr[-3000:]
     answers = json.loads(asked.stdout.splitlines()[-1])
     recorded = json.loads((tmp_path / "run" / "results.json").read_text())["steps"][-1]["accuracy"]

@@ -72,7 +72,7 @@ def test_a_folder_and_the_hub_give_the_same_with_and_without_the_package(
     assert "cat\\x1b[31m, owl\\x1b[31m" in rows[1] and "\x1b" not in expected, "a name cannot steer the terminal"
 
     calls = [["--image", str(image), "--remote_code"], ["--image", str(image)], ["--revision", "step2"]]
-    done = local_hub.run_python(WALK.format(run=str(run), calls=[*calls, ["--revision", "step9"]]))
+    done = local_hub.run_warm("-c", WALK.format(run=str(run), calls=[*calls, ["--revision", "step9"]]))
     published_and_remote, plain, one, wrong, _ = done.stdout.split("exit ")
     assert published_and_remote.endswith(expected) and plain == f"0\n{expected}", done.stderr
     assert one.startswith("0\nrevision") and "\nstep2 " in one and "step1" not in one
@@ -80,7 +80,7 @@ def test_a_folder_and_the_hub_give_the_same_with_and_without_the_package(
     assert done.stderr.splitlines()[-1] == "error: there is no revision 'step9', expected one of: step1, step2"
 
     local_hub.inject({"method": "HEAD", "path": "results.json", "kind": "drop_before", "count": 99})
-    failed = local_hub.finish(local_hub.start_client("-m", "hub.walk", "org/run", "--revision", "step1"))
+    failed = local_hub.run_warm("-m", "hub.walk", "org/run", "--revision", "step1")
     assert failed.stderr.startswith("error: cannot load step1 of org/run: ") and failed.stderr.count("\n") == 1
     assert "connection" in failed.stderr, "a file that cannot be reached is not taken for a missing one"
 

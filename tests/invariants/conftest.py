@@ -3,8 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.command_line import words
+from tests.warm import ROOT, WarmPython
 
 
-ROOT = Path(__file__).parents[2]
 # One thread, so that sums are taken in the same order; and never the network.
 ENVIRONMENT = os.environ | {
     "ACCELERATE_USE_CPU": "true",
@@ -25,17 +23,12 @@ ENVIRONMENT = os.environ | {
 
 
 class Nursery:
-    """Starts runs as children of one warm process; see `nursery.py`."""
+    """Starts runs as children of one warm process; see `tests/nursery.py`."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("nursery.py"))],
-            cwd=ROOT,
-            env=ENVIRONMENT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        # What a run imports, some of it only when it needs it.
+        modules = ("training.incremental", "hub.cards.figures", "sklearn.datasets", "PIL.PngImagePlugin")
+        self.python = WarmPython(*modules, environment=ENVIRONMENT)
 
     def start(
         self,
@@ -43,33 +36,27 @@ class Nursery:
         *,
         num_processes: int = 1,
         machines: tuple[Path, ...] = (ROOT,),
-        script: Path | None = None,
-        die: tuple[str, int | str] | None = None,
-        file_size_limit: int | None = None,
+        script: Path = ROOT / "training" / "incremental.py",
+        **faults: Any,
     ) -> int:
         """
         Starts a run, or a script that takes its options, on so many processes on each machine; all machines are this
         one, with a folder of its own to start in. Returns the id of the first process.
         """
-        places = [{"folder": str(folder), "environment": {}} for folder in machines for _ in range(num_processes)]
+        places = [(folder, ENVIRONMENT) for folder in machines for _ in range(num_processes)]
         if len(places) > 1:
             meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(len(places))}
-            for rank, place in enumerate(places):
+            for rank, (folder, _) in enumerate(places):
                 local = {"LOCAL_RANK": str(rank % num_processes), "LOCAL_WORLD_SIZE": str(num_processes)}
-                place["environment"] = {**meet, **local, "RANK": str(rank)}
-        request = {"argv": words(options), "script": script and str(script), "places": places}
-        faults = {"die": die, "file_size_limit": file_size_limit}
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(request | faults) + "\n")
-        self.process.stdin.flush()
-        return int(json.loads(self._line())[0])
+                places[rank] = (folder, ENVIRONMENT | meet | local | {"RANK": str(rank)})
+        return self.python.start([str(script), *words(options)], *places, **faults)[0]
 
     def ends(self) -> list[dict[str, Any]]:
         """
         Waits for the end of the run: for each process `status`, minus the signal if one ended it, `output`, `errors`
         and `calls`.
         """
-        return json.loads(self._line())
+        return self.python.ends()
 
     def end(self) -> dict[str, Any]:
         """Waits for the end of a run on one process."""
@@ -88,20 +75,13 @@ class Nursery:
             assert end["status"] == 0, end["errors"][-3000:]
         return Path(str(options["output_dir"]))
 
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, f"the nursery ended with status {self.process.wait(timeout=10)}"
-        return line
-
 
 @pytest.fixture(scope="session")
 def nursery() -> Iterator[Nursery]:
     """A warm process to start runs from."""
     warm = Nursery()
     yield warm
-    warm.process.kill()
-    warm.process.wait()
+    warm.python.stop()
 
 
 @pytest.fixture(scope="session")

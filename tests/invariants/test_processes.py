@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.command_line import words
-from tests.invariants.conftest import ENVIRONMENT, ROOT, free_port
+from tests.invariants.conftest import ENVIRONMENT, free_port
 from tests.tiny_convnext import write_tiny_convnext
+from tests.warm import ROOT
 from tests.weights import load_weights
 from training.methods import METHODS
 

@@ -1,12 +1,15 @@
 """
-Runs `training/incremental.py` in children of one process that has imported everything, so that a run starts at once.
+Runs Python scripts in children of one process that has imported what they need, so that they start at once.
 
-Reads one JSON object a line from standard input: `argv`; `script`, null or another file to run; `places`, for each
-child the folder it runs in (`folder`) and variables of its environment (`environment`); `die`, null or where the
-children are to kill themselves; and `file_size_limit`, null or the bytes that the system lets each write into one
-file. Answers with the list of the children's process ids, each that of a process group of its own, then with a list
-of one JSON object a child: `status` (exit status, or minus the signal), `output` and `errors` (what it wrote to
-standard output and standard error) and `calls` (how often it did what `die` can name).
+    python nursery.py MODULE ...
+
+imports these modules and reads one JSON object a line from standard input: `argv`, the words that would follow
+`python`, which begin with a file, `-m` or `-c`; `places`, for each child the folder it runs in (`folder`) and its
+whole environment (`environment`); `die`, null or where the children are to kill themselves; and `file_size_limit`,
+null or the bytes that the system lets each write into one file. Answers with the list of the children's process ids,
+each that of a process group of its own, then with a list of one JSON object a child: `status` (exit status, or minus
+the signal), `output` and `errors` (what it wrote to standard output and standard error) and `calls` (how often it did
+what `die` can name).
 
 `die` is `["write", 3]`, at the third write of a file when half of it is written; `["replace", 3]` and
 `["replaced", 3]`, before and after the third renaming; or `["replaced", "name"]`, after a file got this name.
@@ -20,16 +23,12 @@ import runpy
 import signal
 import sys
 import tempfile
+import threading
+import traceback
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, NamedTuple
-
-# What a run imports when it needs it.
-import sklearn.datasets  # noqa: F401
-from PIL import Image
-
-import hub.cards.figures  # noqa: F401
-from training import incremental
 
 
 calls: Counter[str] = Counter()
@@ -62,7 +61,7 @@ def plant(die: list[Any] | None) -> None:
 
 
 class Child(NamedTuple):
-    """A run that was started: its process, where it reports its calls, and what it writes."""
+    """A child that was started: its process, where it reports its calls, and what it writes."""
 
     pid: int
     report: int
@@ -77,9 +76,10 @@ def start(request: dict[str, Any], place: dict[str, Any]) -> Child:
     if pid == 0:
         os.close(reader)
         os.setsid()
-        os.dup2(output.fileno(), 1)
-        os.dup2(errors.fileno(), 2)
+        for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), output.fileno(), errors.fileno())):
+            os.dup2(file, number)
         os.chdir(place["folder"])
+        os.environ.clear()
         os.environ.update(place["environment"])
         run(request, writer)
     os.close(writer)
@@ -87,20 +87,41 @@ def start(request: dict[str, Any], place: dict[str, Any]) -> Child:
 
 
 def run(request: dict[str, Any], report: int) -> None:
+    """Is the child, from beginning to end."""
     plant(request["die"])
     if request["file_size_limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size_limit"],) * 2)
-    script = request["script"]
-    sys.argv = [script or "training/incremental.py", *request["argv"]]
     status = 0
     try:
-        runpy.run_path(script, run_name="__main__") if script else incremental.main()
+        interpret(request["argv"])
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join()
     except SystemExit as end:
         status = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
     sys.stdout.flush()
     sys.stderr.flush()
     os.write(report, json.dumps(calls).encode())
     os._exit(status)
+
+
+def interpret(argv: list[str]) -> None:
+    """What `python *argv` runs."""
+    kind, *words = argv
+    if kind == "-c":
+        sys.argv, sys.path[0] = ["-c", *words[1:]], ""
+        main = type(sys)("__main__")
+        sys.modules["__main__"] = main
+        exec(compile(words[0], "<string>", "exec"), vars(main))
+    elif kind == "-m":
+        sys.argv, sys.path[0] = words, os.getcwd()
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv, sys.path[0] = argv, str(Path(kind).parent)
+        runpy.run_path(kind, run_name="__main__")
 
 
 def end(child: Child) -> dict[str, Any]:
@@ -127,7 +148,8 @@ def say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    Image.init()
+    for name in sys.argv[1:]:
+        import_module(name)
     # Children look for garbage in their own objects alone.
     gc.collect()
     gc.freeze()
