@@ -43,6 +43,7 @@ _STYLE = {
     "ytick.labelcolor": _INK,
     "legend.frameon": False,
 }
+_DPI = 150
 _ANNOTATED_STEPS = 10
 _MAX_SUBJECT = 48
 _MAX_ANCESTOR = 34
@@ -108,16 +109,13 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure (`Figure`): without a canvas.
         path (`Path`): the file; its folder exists.
     """
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
+    figure.set_dpi(_DPI)
     with _missing_glyphs_allowed(), replaced(path) as partial:
+        # The same as "tight", which would draw the figure once more to find it.
+        box = figure.get_tightbbox(canvas.get_renderer()).padded(0.15)
         figure.savefig(
-            partial,
-            format="png",
-            dpi=150,
-            facecolor="white",
-            bbox_inches="tight",
-            pad_inches=0.15,
-            metadata={"Software": None},
+            partial, format="png", dpi=_DPI, facecolor="white", bbox_inches=box, metadata={"Software": None}
         )
 
 
@@ -270,9 +268,12 @@ def accuracy_matrix(run: RunResults) -> Figure:
     bar.ax.tick_params(length=0)
     # A long subtitle goes beyond the matrix; it would push the bar aside.
     subtitle.set_in_layout(False)
+    layout = figure.get_layout_engine()
+    assert layout is not None
+    FigureCanvasAgg(figure)
     with _missing_glyphs_allowed():
-        figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+        layout.execute(figure)
+    figure.set_layout_engine(None)
     subtitle.set_in_layout(True)
     return figure
 
