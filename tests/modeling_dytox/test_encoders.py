@@ -3,8 +3,6 @@
 import copy
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +14,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, PreTrained
 
 from modeling_dytox import MODELS, IncrementalModel
 from modeling_dytox.encoders import make_encoder, measure_encoder
+from tests.warm import warm_python
 
 
 VIT: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
@@ -147,8 +146,10 @@ from transformers import AutoModelForImageClassification, logging
 logging.set_verbosity_error()
 if sys.argv[1] == "package":
     import modeling_dytox
+# Other threads, other rounding.
+torch.set_num_threads(int(sys.argv[2]))
 different = []
-for folder in sys.argv[2:]:
+for folder in sys.argv[3:]:
     expected = torch.load(f"{folder}/expected.pt", weights_only=True)
     model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=sys.argv[1] == "remote code")
     with torch.no_grad():
@@ -162,14 +163,9 @@ print(json.dumps([different, "modeling_dytox" in sys.modules]))
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["package", "remote code"])
 def test_every_family_loads_bit_equal_in_a_clean_process(folders: dict[str, Path], tmp_path: Path, way: str) -> None:
-    place = Path(__file__).parents[2] if way == "package" else tmp_path
-    command = [sys.executable, "-c", LOAD, way, *map(str, folders.values())]
+    command = ["-c", LOAD, way, str(torch.get_num_threads()), *map(str, folders.values())]
     variables = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
-    # Other threads, other rounding.
-    variables["OMP_NUM_THREADS"] = str(torch.get_num_threads())
-    if way == "package":
-        variables["PYTHONPATH"] = str(place)
-    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    done = warm_python().run(command, tmp_path, variables, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == [[], way == "package"]
 
