@@ -3,15 +3,25 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 
 ROOT = Path(__file__).parents[1]
+# What `transformers`, `datasets` and the figures of a card import, apart from what reads the settings of a client.
+MODULES = (
+    *("torch", "torch._dynamo", "torch.distributed.tensor", "torch.distributed.fsdp", "torch.distributed.checkpoint"),
+    *("torch.distributed.run", "torch.export", "torchvision.transforms.v2", "scipy.optimize", "sklearn.datasets"),
+    *("pandas", "pyarrow.dataset", "pyarrow.parquet", "aiohttp", "rich.console", "matplotlib.figure"),
+    *("matplotlib.backends.backend_agg", "PIL.PngImagePlugin", "filelock", "tokenizers", "jinja2", "regex"),
+)
+Place = tuple[Path, Mapping[str, str]]
 
 
 class WarmPython:
@@ -35,7 +45,7 @@ class WarmPython:
     def start(
         self,
         argv: Sequence[str],
-        *places: tuple[Path, Mapping[str, str]],
+        *places: Place,
         die: tuple[str, int | str] | None = None,
         file_size_limit: int | None = None,
     ) -> list[int]:
@@ -75,3 +85,42 @@ class WarmPython:
         line = self.process.stdout.readline()
         assert line, f"the nursery ended with status {self.process.wait(timeout=10)}"
         return line
+
+
+@cache
+def warm_python() -> WarmPython:
+    """Has all of torch, but nothing that knows a Hub; ends with the tests, which close its input."""
+    return WarmPython(*MODULES, environment=without_hub_settings() | {"OMP_NUM_THREADS": "1"})
+
+
+def without_hub_settings() -> dict[str, str]:
+    """The environment of the tests without what clients of a Hub read."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+
+
+def ranks(environment: Mapping[str, str], num_processes: int, *machines: Path) -> list[Place]:
+    """
+    Where so many processes start on each machine that make one group; all machines are this one, with a folder of its
+    own to start in.
+    """
+    world = num_processes * len(machines)
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(world)}
+    return [
+        (
+            machines[rank // num_processes],
+            {
+                **environment,
+                **meet,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank % num_processes),
+                "LOCAL_WORLD_SIZE": str(num_processes),
+            },
+        )
+        for rank in range(world)
+    ]
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

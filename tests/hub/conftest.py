@@ -1,12 +1,10 @@
 """A real Hub in a folder for tests: the server is one process, each client another."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
 from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
 from textwrap import dedent
@@ -15,25 +13,11 @@ from typing import Any
 import pytest
 
 from tests.hub.faulty_server import CONTROL_PATH
-from tests.warm import ROOT, WarmPython
+from tests.warm import ROOT, warm_python, without_hub_settings
 
 
 # How long a client may take.
 CLIENT_SECONDS = 120
-# What `transformers`, `datasets` and the figures of a card import, apart from what reads the settings of a client.
-MODULES = (
-    *("torch", "torch._dynamo", "torch.distributed.tensor", "torch.distributed.fsdp", "torch.distributed.checkpoint"),
-    *("torch.distributed.run", "torch.export", "torchvision.transforms.v2", "scipy.optimize", "sklearn.datasets"),
-    *("pandas", "pyarrow.dataset", "pyarrow.parquet", "aiohttp", "rich.console", "matplotlib.figure"),
-    *("matplotlib.backends.backend_agg", "PIL.PngImagePlugin", "filelock", "tokenizers", "jinja2", "regex"),
-)
-
-
-@cache
-def warm_python() -> WarmPython:
-    """Has no setting of a client in its environment; ends with the tests, which close its input."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-    return WarmPython(*MODULES, environment=environment | {"OMP_NUM_THREADS": "1"})
 
 
 class LocalHub:
@@ -125,7 +109,6 @@ class LocalHub:
         """A new folder for a client, which is its `HF_HOME`, and its environment."""
         home = self._homes / f"home{len(list(self._homes.iterdir()))}"
         home.mkdir()
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
         settings = {
             "HF_ENDPOINT": self.endpoint,
             "HF_HOME": str(home),
@@ -138,7 +121,7 @@ class LocalHub:
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(ROOT),
         }
-        return home, {**inherited, **settings, **env}
+        return home, {**without_hub_settings(), **settings, **env}
 
     def start_python(self, code: str, **env: str) -> "subprocess.Popen[str]":
         """Starts client `code` as `start_client` does."""

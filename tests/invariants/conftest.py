@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.command_line import words
-from tests.warm import ROOT, WarmPython
+from tests.warm import ROOT, WarmPython, ranks
 
 
 # One thread, so that sums are taken in the same order; and never the network.
@@ -43,12 +42,8 @@ class Nursery:
         Starts a run, or a script that takes its options, on so many processes on each machine; all machines are this
         one, with a folder of its own to start in. Returns the id of the first process.
         """
-        places = [(folder, ENVIRONMENT) for folder in machines for _ in range(num_processes)]
-        if len(places) > 1:
-            meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(len(places))}
-            for rank, (folder, _) in enumerate(places):
-                local = {"LOCAL_RANK": str(rank % num_processes), "LOCAL_WORLD_SIZE": str(num_processes)}
-                places[rank] = (folder, ENVIRONMENT | meet | local | {"RANK": str(rank)})
+        single = num_processes * len(machines) == 1
+        places = [(ROOT, ENVIRONMENT)] if single else ranks(ENVIRONMENT, num_processes, *machines)
         return self.python.start([str(script), *words(options)], *places, **faults)[0]
 
     def ends(self) -> list[dict[str, Any]]:
@@ -118,9 +113,3 @@ def small_options() -> dict[str, object]:
         "learning_rate_batch_size": 0,
         "num_workers": 0,
     }
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

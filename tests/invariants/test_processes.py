@@ -1,4 +1,4 @@
-"""One process and several give the same run at the same global batch; also launched and stopped as a user would."""
+"""One process and several give the same run at the same global batch; also stopped as a user would stop them."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.command_line import words
-from tests.invariants.conftest import ENVIRONMENT, free_port
+from tests.invariants.conftest import ENVIRONMENT
 from tests.tiny_convnext import write_tiny_convnext
 from tests.warm import ROOT
 from tests.weights import load_weights
@@ -25,18 +25,6 @@ pytestmark = pytest.mark.slow
 Logged = Callable[[Path], list[dict[str, Any]]]
 
 
-def torchrun(options: dict[str, object], *place: str) -> "subprocess.Popen[str]":
-    """Starts the script with `torchrun`."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *place, "training/incremental.py", *words(options)],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.fixture(scope="module")
 def runs(nursery: Any, small_options: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same run on one process, with eager attention, with accumulated batches, and on two machines."""
@@ -45,13 +33,7 @@ def runs(nursery: Any, small_options: dict[str, object], tmp_path_factory: pytes
     nursery.complete(one | {"per_device_train_batch_size": 24})
     nursery.complete(eager | {"per_device_train_batch_size": 24, "attn_implementation": "eager"})
     nursery.complete(accumulated | {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 3})
-    meet = ("--master_addr=127.0.0.1", f"--master_port={free_port()}", "--nproc_per_node=1", "--nnodes=2")
-    ranks = [
-        torchrun(machines | {"per_device_train_batch_size": 12}, *meet, f"--node_rank={rank}") for rank in range(2)
-    ]
-    for launched in ranks:
-        _, errors = launched.communicate(timeout=400)
-        assert launched.returncode == 0, errors[-3000:]
+    nursery.complete(machines | {"per_device_train_batch_size": 12}, machines=(ROOT, ROOT))
     return folders
 
 
@@ -125,7 +107,10 @@ def test_two_processes_that_were_stopped_end_as_those_that_were_not(
     nursery: Any, small_options: dict[str, object], runs: dict[str, Path], logged: Logged, tmp_path: Path
 ) -> None:
     options = small_options | {"per_device_train_batch_size": 12, "output_dir": tmp_path / "run"}
-    stopped = torchrun(options, "--standalone", "--nproc_per_node=2")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*launch, "training/incremental.py", *words(options)]
+    streams: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    stopped = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, **streams)
     while not any(record.get("phase") == "main" for record in logged(tmp_path / "run") if record["step"] == 2):
         assert stopped.poll() is None, stopped.communicate()[1]
         time.sleep(0.01)

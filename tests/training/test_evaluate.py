@@ -1,7 +1,6 @@
 """Published steps measured again: the recorded numbers, from any source of the same images, on one process or two."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from transformers import pipeline
 
 from tests.command_line import words as command_line
 from tests.training.conftest import Outcome, train
+from tests.warm import ranks, warm_python, without_hub_settings
 from training import evaluate
 from training.data.digits import load_digits_dataset
 from training.data.examples import Examples
@@ -346,11 +346,9 @@ def test_bad_input_is_named_with_what_to_do(refuse: Callable[..., str], run_fold
 # As a user runs it: from a shell.
 
 
-def run_python(words: list[str], root: Path, home: Path, **more: str) -> "subprocess.CompletedProcess[str]":
-    env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    env |= {"HF_HOME": str(home), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "NO_PROXY": "127.0.0.1"}
-    command = [sys.executable, *words]
-    return subprocess.run(command, cwd=root, env=env | more, capture_output=True, text=True, timeout=500)
+def environment(home: Path, **more: str) -> dict[str, str]:
+    own = {"HF_HOME": str(home), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "NO_PROXY": "127.0.0.1"}
+    return without_hub_settings() | own | more
 
 
 @pytest.mark.slow
@@ -361,13 +359,15 @@ def test_two_processes_give_the_numbers_of_one(measure: Measure, run_folder: Pat
     words = [*command_line(options), "--task_aware_eval", "--output_file", str(tmp_path / "two.json")]
     words += ["--predictions_file", str(files[1])]
     # As a file, whose folder Python would put first: there this script would hide the package `evaluate`.
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "training/evaluate.py"]
-    done = run_python([*launcher, *words], root, tmp_path / "home", HF_HUB_OFFLINE="1")
-    assert done.returncode == 0, done.stderr[-3000:]
+    python = warm_python()
+    places = ranks(environment(tmp_path / "home", HF_HUB_OFFLINE="1"), 2, root)
+    python.start([str(root / "training" / "evaluate.py"), *words], *places)
+    first, second = python.ends()
+    assert (first["status"], second["status"]) == (0, 0), first["errors"][-3000:]
     assert numbers_of(read(tmp_path / "two.json")["measured"]) == pytest.approx(
         numbers_of(alone["measured"]), abs=1e-6
     )
-    assert done.stdout.splitlines() == alone["lines"], "one process reports"
+    assert (first["output"].splitlines(), second["output"]) == (alone["lines"], ""), "one process reports"
     pd.testing.assert_frame_equal(*map(pd.read_parquet, files), atol=1e-6)
 
 
@@ -404,7 +404,8 @@ def test_a_revision_of_the_hub(run_folder: Path, root: Path, tmp_path: Path) -> 
         settings = {"HF_ENDPOINT": server.stdout.readline().strip(), "HF_TOKEN": "hf_test", "PYTHONPATH": str(root)}
         table, answers = tmp_path / "predictions.parquet", tmp_path / "answers.json"
         script = ON_THE_HUB.format(run=str(run_folder), table=str(table), answers=str(answers))
-        done = run_python(["-c", script], root, tmp_path / "home", HF_HUB_DISABLE_XET="1", **settings)
+        place = environment(tmp_path / "home", HF_HUB_DISABLE_XET="1", **settings)
+        done = warm_python().run(["-c", script], root, place, timeout=500)
     finally:
         server.kill()
         server.wait()

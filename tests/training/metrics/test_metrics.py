@@ -1,9 +1,6 @@
 """Metrics against hand-worked cases and independent oracles; as functions and as modules of `evaluate`."""
 
 import doctest
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_accuracy
 
+from tests.warm import warm_python, without_hub_settings
 from training.metrics import (
     AverageIncrementalAccuracy,
     BackwardTransfer,
@@ -309,9 +307,7 @@ TopKAccuracy().compute(predictions=[[1.0, 0.0]], references=[0])
 
 
 def test_nothing_is_written_and_no_network_is_needed(root: Path, tmp_path: Path) -> None:
-    own = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    home = {"HF_HOME": str(tmp_path / "home"), "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", OFFLINE]
-    done = subprocess.run(command, cwd=root, env=own | home, capture_output=True, text=True, timeout=120)
+    home = {"HF_HOME": str(tmp_path / "home"), "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = warm_python().run(["-c", OFFLINE], root, without_hub_settings() | home, timeout=120)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
