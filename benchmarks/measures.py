@@ -58,11 +58,15 @@ class PeakOfOwnMemory:
     """
 
     def __init__(self, interval: float = 0.005) -> None:
-        self.growth: int | None = None
-        """Bytes of the peak above what the process had before; None where the system does not tell."""
+        self._before = self._peak = 0
         self._interval = interval
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    @property
+    def growth(self) -> int | None:
+        """Bytes of the peak so far above what the process had before; None where the system does not tell."""
+        return self._peak - self._before if STATUS.exists() else None
 
     def __enter__(self) -> "PeakOfOwnMemory":
         if STATUS.exists():
@@ -74,10 +78,11 @@ class PeakOfOwnMemory:
         if STATUS.exists():
             self._ended.set()
             self._thread.join()
-            self.growth = max(self._peak, _status_bytes("RssAnon")) - self._before
 
     def _watch(self) -> None:
-        while not self._ended.wait(self._interval):
+        is_last = False
+        while not is_last:
+            is_last = self._ended.wait(self._interval)
             self._peak = max(self._peak, _status_bytes("RssAnon"))
 
 
