@@ -240,17 +240,18 @@ def fresh_state() -> Iterator[None]:
 def test_each_phase_compiles_its_model_and_no_later_epoch_does(
     train: Train, run_content: RunContent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = train("plain", num_epochs=3)
+    options = {"num_classes": 4, "num_epochs": 3}
+    plain = train("plain", **options)
     AcceleratorState._reset_state()
     # Traced as always, but run as it stands: quick to compile, and the same to the last bit.
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "eager")
     # A grown model is one more version of the same code; a run that does not forget the earlier ones would fail.
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 3)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
     monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
     before = counters["stats"]["unique_graphs"]
-    compiled = train("compiled", num_epochs=3)
-    # In each of the five phases once, and once more at most: batches of an epoch differ by one image.
-    assert 5 <= counters["stats"]["unique_graphs"] - before <= 10
+    compiled = train("compiled", **options)
+    # In each of the three phases once, and once more at most: batches of an epoch differ by one image.
+    assert 3 <= counters["stats"]["unique_graphs"] - before <= 6
     assert run_content(compiled) == run_content(plain)
 
 
