@@ -30,6 +30,11 @@ class IncrementalModel(PreTrainedModel):
         """Patterns (`fnmatch`) of the names of parameters that never train: those of a frozen encoder."""
         return ("*.encoder.*",) if self.config.freeze_encoder else ()
 
+    @property
+    def other_readouts(self) -> tuple[str, ...]:
+        """Names of the outputs, beside `logits`, by which the model could predict as well."""
+        return ()
+
     def add_task(self, class_names: Sequence[str]) -> None:
         """
         Grows the model by one step. What earlier steps learned does not change, unless the architecture says so. An

@@ -21,6 +21,8 @@ class GrowingHeadConfig(DyToxConfig):
         num_proxies (`int`, *optional*, defaults to 10): proxies of each class, for `"proxy"`.
         prediction (`"logits"` or `"nearest_mean"`, *optional*, defaults to `"logits"`): whether the model predicts by
             the logits of the head, or by the prototype nearest to the embedding.
+        keeps_prototypes (`bool`, *optional*, defaults to `False`): whether the model has a prototype of each class
+            although it predicts by the logits, so that both predictions can be compared.
         bias_correction (`bool`, *optional*, defaults to `False`): whether the logits of each step are scaled and
             shifted by two numbers of this step.
 
@@ -51,6 +53,7 @@ class GrowingHeadConfig(DyToxConfig):
     head_scale_init: float | int = 16.0
     num_proxies: int = 10
     prediction: Literal["logits", "nearest_mean"] = "logits"
+    keeps_prototypes: bool = False
     bias_correction: bool = False
 
     def validate_head(self) -> None:

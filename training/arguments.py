@@ -30,6 +30,14 @@ Fraction = Annotated[float, Bound("in [0, 1)", lambda value: 0 <= value < 1)]
 OpenFraction = Annotated[float, Bound("in (0, 1)", lambda value: 0 < value < 1)]
 
 
+#: How a model with prototypes predicts; the other readout is measured beside it.
+Prediction = Literal["logits", "nearest_mean"]
+PREDICTION_HELP = (
+    "Predict by the 'logits' of the head, or by the 'nearest_mean' of the embeddings of a class's exemplars. The "
+    "accuracy of the other is measured beside it."
+)
+
+
 def option(help: str, default: Any = None) -> Any:
     """A dataclass field with its help text."""
     return field(default=default, metadata={"help": help})

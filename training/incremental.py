@@ -148,7 +148,7 @@ def learn(setup: Setup, progress: Progress, publisher: BackgroundPublisher) -> N
                 update_memory(setup, context)
                 memory_is_updated = True
             if within is None or phase == within.phase:
-                examples = context.examples(phase.data, phase.held_out)
+                examples = method.examples(context, phase)
                 setup.trainer.train(model, step, phase, examples, stopwatch, within.state if within else None)
                 within = None
                 seed_everything(setup.seed, step.number, "after", phase.name)
@@ -178,7 +178,7 @@ def begin_step(setup: Setup, step: Step, model: IncrementalModel | None, within:
         method.before_growth(context)
         context.model = within.model if within else method.grow(context)
     if within is not None:
-        method.load_state(within.state.method_tensors)
+        method.load_state(within.state.method_tensors, context.model)
     return context
 
 

@@ -275,8 +275,13 @@ def _summary(results: RunResults, others: Sequence[OtherRun]) -> list[list[str]]
         ("Forgetting", results.forgetting, [run.forgetting for run in others]),
         ("Backward transfer", results.backward_transfer, [run.backward_transfer for run in others]),
     ]
-    if results.last.head_accuracy is not None:
-        numbers.insert(1, ("Accuracy of the head's largest logit", results.last.head_accuracy, [None for _ in others]))
+    by_other_rules = {
+        "Accuracy of the head's largest logit": results.last.head_accuracy,
+        "Accuracy of the nearest class mean": results.last.nearest_mean_accuracy,
+    }
+    numbers[1:1] = [
+        (name, value, [None for _ in others]) for name, value in by_other_rules.items() if value is not None
+    ]
     if len(results.datasets) > 1:
         note = " (test images of different data sets)"
         start = next(place for place, (name, *_) in enumerate(numbers) if name.startswith("Average"))

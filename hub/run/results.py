@@ -28,6 +28,7 @@ _OPTIONAL_KEYS = (
     "accuracy_of_measured",
     "measured_classes",
     "head_accuracy",
+    "nearest_mean_accuracy",
     "average_task_aware_accuracy",
     "ancestors",
     "exact_across_processes",
@@ -88,8 +89,8 @@ class StepResults:
         accuracy_of_measured (`float`, *optional*): accuracy on the test images that there are, where `accuracy` is
             None.
         measured_classes (`tuple[str, ...]`, *optional*): the classes of these images.
-        head_accuracy (`float`, *optional*): accuracy of the largest logit of the head, where the model predicts by
-            another rule, such as the nearest class mean.
+        head_accuracy, nearest_mean_accuracy (`float`, *optional*): of the largest logit of the head, and of the
+            nearest class mean, where the model has them and predicts by another rule.
     """
 
     step: Count
@@ -111,6 +112,7 @@ class StepResults:
     accuracy_of_measured: Fraction | None = None
     measured_classes: tuple[str, ...] | None = None
     head_accuracy: Fraction | None = None
+    nearest_mean_accuracy: Fraction | None = None
 
     def accuracy_text(self, percent: Callable[[float], str] = "{:.2%}".format) -> str:
         """

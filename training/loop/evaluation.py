@@ -1,7 +1,7 @@
 """Runs a model over un-augmented images, every image exactly once over all processes."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,8 +42,8 @@ class Evaluation:
         calibration (`list[ReliabilityBin]`, *optional*): the bins that give the expected calibration error.
         accuracy_of_measured (`float`, *optional*): accuracy on the test images that exist, where `accuracy` is None.
         measured_labels (`list[int]`, *optional*): label ids of the classes of these images.
-        head_accuracy (`float`, *optional*): accuracy of the largest logit of the head, where the model predicts by
-            another rule.
+        head_accuracy, nearest_mean_accuracy (`float`, *optional*): of the largest logit of the head, and of the
+            nearest class mean, where the model has them and predicts by another rule.
     """
 
     accuracy: float | None
@@ -57,6 +57,7 @@ class Evaluation:
     accuracy_of_measured: float | None = None
     measured_labels: list[int] | None = None
     head_accuracy: float | None = None
+    nearest_mean_accuracy: float | None = None
 
     def step_results(self, class_names: Sequence[str], **fields: Any) -> StepResults:
         """
@@ -74,6 +75,7 @@ class Evaluation:
             expected_calibration_error=self.expected_calibration_error,
             old_new_bias=self.old_new_bias,
             head_accuracy=self.head_accuracy,
+            nearest_mean_accuracy=self.nearest_mean_accuracy,
             task_aware_accuracy=self.task_aware_accuracy,
             task_aware_accuracy_per_step=None if per_step is None else tuple(per_step),
             calibration=None if bins is None else tuple(results.ReliabilityBin(**content) for content in bins),
@@ -92,14 +94,13 @@ class Predictions:
         logits (`np.ndarray` of shape `(n, C)`): of all classes that it knows.
         labels (`np.ndarray` of shape `(n,)`): label ids of the images.
         config (`PreTrainedConfig`): of the model.
-        head_logits (`np.ndarray` of shape `(n, C)`, *optional*): of its head, where the model predicts by another
-            rule.
+        others (`Mapping[str, np.ndarray]`): further outputs `(n, C)` by which the model could predict, by name.
     """
 
     logits: np.ndarray
     labels: np.ndarray
     config: PreTrainedConfig
-    head_logits: np.ndarray | None = None
+    others: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def predicted(self) -> np.ndarray:
@@ -118,10 +119,13 @@ class Predictions:
         """
         ranges, problem_type = self.config.step_class_ranges, self.config.problem_type
         measured = summarize(self.logits, self.labels, ranges, problem_type, task_aware)
-        if self.head_logits is not None and measured.accuracy is not None:
-            head_accuracy = float((self.head_logits.argmax(axis=1) == self.labels).mean())
-            measured = replace(measured, head_accuracy=head_accuracy)
-        return measured
+        if measured.accuracy is None:
+            return measured
+        accuracies: dict[str, Any] = {
+            f"{name.removesuffix('_logits')}_accuracy": float((logits.argmax(axis=1) == self.labels).mean())
+            for name, logits in self.others.items()
+        }
+        return replace(measured, **accuracies)
 
     def confusion(self) -> Confusion:
         """How many images of each class were predicted as which."""
@@ -178,9 +182,15 @@ class Evaluator:
         Returns:
             `Predictions`: in the order of the examples.
         """
-        readouts = self._run(model, test, lambda pixel_values: _readouts(model(pixel_values)), self.processed)
-        head_logits = readouts[:, 1] if readouts.shape[1] > 1 else None
-        return Predictions(readouts[:, 0], test.labels, model.config, head_logits)
+        names = ("logits", *model.other_readouts)
+
+        def readouts(pixel_values: Tensor) -> Tensor:
+            outputs = model(pixel_values)
+            return torch.stack([outputs[name] for name in names], dim=1)
+
+        values = self._run(model, test, readouts, self.processed)
+        logits, *others = (values[:, place] for place in range(len(names)))
+        return Predictions(logits, test.labels, model.config, dict(zip(names[1:], others, strict=True)))
 
     def features(
         self,
@@ -234,13 +244,6 @@ class Evaluator:
         for batch in loader:
             # In the precision of the weights, not of training: what is measured is what is published.
             yield forward(batch.images.to(self.accelerator.device, non_blocking=True)).cpu().numpy()
-
-
-def _readouts(outputs: Any) -> Tensor:
-    """Logits `(B, 1, C)`, or `(B, 2, C)` where the model predicts by another rule than those of its head."""
-    head_logits = outputs.get("head_logits")
-    readouts = [outputs.logits] if head_logits is None else [outputs.logits, head_logits]
-    return torch.stack(readouts[: 1 if head_logits is outputs.logits else 2], dim=1)
 
 
 def summarize(

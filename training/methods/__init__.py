@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING
 from hub.run.errors import InputError
 from training.arguments import Arguments
 from training.methods.base import Method, Phase, PhaseData
+from training.methods.bic import BiasCorrection
 from training.methods.der import DynamicallyExpandable
 from training.methods.dytox import DyTox
+from training.methods.eeil import EndToEnd
 from training.methods.finetune import Finetune
 from training.methods.icarl import ICaRL
 from training.methods.joint import Joint
 from training.methods.ncm import NearestClassMean
+from training.methods.podnet import PooledOutputs
 from training.methods.replay import Replay
 from training.methods.ridge import Ridge
+from training.methods.ucir import UnifiedClassifier
 from training.methods.wa import WeightAligning
 
 
@@ -27,6 +31,10 @@ METHODS: dict[str, type[Method]] = {
     for method in (
         DyTox,
         ICaRL,
+        EndToEnd,
+        UnifiedClassifier,
+        BiasCorrection,
+        PooledOutputs,
         WeightAligning,
         DynamicallyExpandable,
         NearestClassMean,

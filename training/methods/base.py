@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from modeling_dytox import IncrementalModel
     from training.arguments import Arguments
+    from training.data.examples import Examples
     from training.data.scenario import Step
     from training.loop.context import StepContext
     from training.loop.learner import LossModule
@@ -187,6 +188,10 @@ class Method:
         mixup = {name: getattr(options, name) for name in ("mixup_alpha", "mixup_label_smoothing")}
         return Phase(name, data, epochs, learning_rate, **mixup | fields)
 
+    def examples(self, context: StepContext, phase: Phase) -> Examples:
+        """The images of a phase, when it begins or is resumed: by default what its `data` names."""
+        return context.examples(phase.data, phase.held_out)
+
     def auxiliary_modules(self, model: IncrementalModel, step: Step, phase: Phase) -> dict[str, nn.Module]:
         """Modules that train beside the model in this phase and are never saved with it."""
         return {}
@@ -219,7 +224,12 @@ class Method:
         """Called when a phase has ended; may change the model in place, its shape included."""
 
     def after_memory(self, context: StepContext) -> None:
-        """Called when the memory holds the exemplars of the step's classes."""
+        """
+        Called when the memory holds the exemplars of the step's classes; sets the prototypes of a model that has them.
+        """
+        from training.methods.prototypes import set_prototypes
+
+        set_prototypes(context)
 
     def after_step(self, context: StepContext) -> None:
         """Called when the model of the step is final, before it is evaluated and saved."""
@@ -233,8 +243,18 @@ class Method:
         """What the hooks of this step have made beside the model, by name; saved within the step."""
         return {}
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes up the result of [`state`], when the step is resumed."""
+    def bytes_of_state(self, model: IncrementalModel) -> int:
+        """How large the result of [`state`] may be in a step that leaves this model, which may have no weights."""
+        return 0
+
+    def load_state(self, tensors: Mapping[str, Tensor], model: IncrementalModel) -> None:
+        """
+        Takes up the result of [`state`], when the step is resumed.
+
+        Args:
+            tensors (`Mapping[str, Tensor]`): as they were saved.
+            model (`IncrementalModel`): as it was saved beside them.
+        """
 
     def statistics(self) -> dict[str, Tensor]:
         """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hub.run.results import MethodCard
+from training.arguments import PREDICTION_HELP, Prediction, option
 from training.methods.base import Method, frozen_copy
 
 
@@ -28,6 +30,13 @@ CITATION = r"""
 """.strip()
 
 
+@dataclass
+class ICaRLOptions:
+    """Options of iCaRL; the default is the paper's. Its table has the other as "hybrid1"."""
+
+    prediction: Prediction = option(PREDICTION_HELP, "nearest_mean")
+
+
 class ICaRL(Method):
     """
     Binary cross-entropy whose targets for old classes are the scores of the previous model; predicts the class whose
@@ -36,6 +45,7 @@ class ICaRL(Method):
 
     name = "icarl"
     summary = "binary distillation, nearest mean of exemplars"
+    Options = ICaRLOptions
     architecture = "growing_head"
     card = MethodCard(
         title="iCaRL",
@@ -45,11 +55,20 @@ class ICaRL(Method):
         citation=CITATION,
         tags=("icarl", "arxiv:1611.07725"),
     )
+    options: ICaRLOptions
     teacher: IncrementalModel | None = None
 
+    def describe(self) -> MethodCard:
+        """Names the rule that predicts."""
+        if self.options.prediction == "nearest_mean":
+            return self.card
+        sentence = self.card.sentence.replace("the nearest mean of exemplars", "the scores of the head")
+        return replace(self.card, sentence=sentence)
+
     def model_fields(self) -> dict[str, Any]:
-        """Sigmoid scores in training, nearest mean at test time."""
-        return {"problem_type": "multi_label_classification", "prediction": "nearest_mean"}
+        """Sigmoid scores in training, and at test time the nearest mean, unless the options ask for the scores."""
+        fields = {"problem_type": "multi_label_classification", "keeps_prototypes": True}
+        return fields | {"prediction": self.options.prediction}
 
     def before_growth(self, context: StepContext) -> None:
         """Keeps a copy of the model of the step before as teacher."""
@@ -70,29 +89,3 @@ class ICaRL(Method):
                 scores = self.teacher(pixel_values).head_logits.sigmoid()
             targets = torch.cat([scores.float(), targets[:, scores.shape[1] :]], dim=1)
         return {"classification": classification_loss(logits, targets)}
-
-    def after_memory(self, context: StepContext) -> None:
-        """Sets the prototypes: the normalised mean of the normalised embeddings of each class's exemplars."""
-        exemplars = context.examples("memory")
-        prototypes = class_means(context.embeddings(exemplars), exemplars.labels.tolist())
-        stored: Any = context.model.prototypes
-        stored.copy_(prototypes)
-
-
-def class_means(embeddings: Tensor, labels: list[int]) -> Tensor:
-    """
-    The normalised mean of the normalised embeddings of each class.
-
-    Args:
-        embeddings (`Tensor` of shape `(n, D)`): of images.
-        labels (`list[int]`): their label ids; every class from 0 on has images.
-
-    Returns:
-        `Tensor` of shape `(C, D)`: a mean of length 1 for each class.
-    """
-    import torch
-    from torch.nn.functional import normalize
-
-    ids = torch.tensor(labels)
-    sums = embeddings.new_zeros(max(labels) + 1, embeddings.shape[1]).index_add_(0, ids, normalize(embeddings))
-    return normalize(sums)

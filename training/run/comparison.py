@@ -22,6 +22,7 @@ LABELS = {
     "expected_calibration_error": "expected calibration error",
     "old_new_bias": "old-new bias",
     "head_accuracy": "accuracy of the head",
+    "nearest_mean_accuracy": "accuracy of the nearest mean",
     "task_aware_accuracy": "task-aware accuracy",
     "task_aware_accuracy_per_step": "task-aware, classes of step {}",
 }

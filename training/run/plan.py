@@ -40,7 +40,7 @@ def _seconds_per_update(setup: Setup, first: StepContext) -> float | None:
     phases = setup.method.phases(first.step)
     if not phases:
         return None
-    examples = first.examples(phases[0].data, phases[0].held_out)
+    examples = setup.method.examples(first, phases[0])
     return setup.trainer.seconds_per_update(first.model, first.step, phases[0], examples)
 
 
@@ -75,6 +75,8 @@ def _num_images(setup: Setup, step: Step, phase: Phase) -> int:
     old = _num_exemplars(setup, step.num_old_classes)
     seen = _num_exemplars(setup, step.num_seen_classes)
     smallest = int(np.bincount(step.train.labels)[step.num_old_classes :].min())
+    if old:
+        smallest = min(smallest, old // step.num_old_classes)
     counts = {
         "new": len(step.train),
         "memory": seen if phase.after_memory_update else old,

@@ -307,7 +307,7 @@ def _sizes_of_steps(setup: Setup) -> dict[int, StepSize]:
             has_frozen = model.config.freeze_encoder
             changing = sum(size for name, size in weights.items() if not (has_frozen and is_of_encoder(name)))
             # A state holds the weights that may change, and two moments of each.
-            state = 3 * changing if setup.method.phases(step) else 0
+            state = 3 * changing + setup.method.bytes_of_state(model) if setup.method.phases(step) else 0
             saved = sum(weights.values()) + setup.method.bytes_of_statistics(model)
             sizes[step.number] = StepSize(saved, state)
     return sizes

@@ -16,7 +16,7 @@ from accelerate.utils import DynamoBackend
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from modeling_dytox import DyToxForImageClassification
+from modeling_dytox import DyToxForImageClassification, IncrementalModel
 from training.arguments import Arguments
 from training.data.scenario import Step
 from training.loop.checkpointing import Checkpoints
@@ -148,7 +148,7 @@ class Probe(Replay):
     def state(self) -> dict[str, Tensor]:
         return {"number": self.number}
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state(self, tensors: Mapping[str, Tensor], model: IncrementalModel) -> None:
         Probe.called.append("load_state")
         self.number = tensors["number"]
 

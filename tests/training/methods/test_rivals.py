@@ -15,8 +15,8 @@ from tests.training.methods.test_methods import context_of, steps_of_two
 from training.arguments import Arguments
 from training.data.scenario import Step
 from training.methods import METHODS, make_method
-from training.methods.icarl import class_means
 from training.methods.losses import cross_entropy, knowledge_distillation, one_hot_targets
+from training.methods.prototypes import class_means
 from training.methods.wa import align
 
 
@@ -174,7 +174,7 @@ def test_with_all_images_as_exemplars_the_nearest_exemplar_mean_is_the_nearest_c
     nearest = ((units[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
     model: Any = make_rival("growing_head", class_ranges=[[0, 4]], prediction="nearest_mean", hidden_size=16)
     model.prototypes = class_means(torch.from_numpy(embeddings), labels.tolist())
-    predicted = model.predict(torch.from_numpy(embeddings), torch.zeros(120, 4)).argmax(dim=1)
+    predicted = model.similarities(torch.from_numpy(embeddings)).argmax(dim=1)
     assert predicted.tolist() == nearest.tolist() and 0.4 < (nearest == labels).mean() < 1
 
 

@@ -1,0 +1,181 @@
+"""PODNet, pooled outputs distillation (Douillard et al., ECCV 2020, https://arxiv.org/abs/2004.13513)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from hub.run.errors import InputError
+from hub.run.results import MethodCard
+from training.arguments import (
+    PREDICTION_HELP,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Prediction,
+    option,
+)
+from training.methods.base import Method, Phase, frozen_copy
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from modeling_dytox import IncrementalModel
+    from training.data.scenario import Step
+    from training.loop.context import StepContext
+    from training.loop.learner import LossModule
+
+
+CITATION = r"""
+@inproceedings{douillard2020podnet,
+  title     = {{PODNet}: Pooled Outputs Distillation for Small-Tasks Incremental Learning},
+  author    = {Douillard, Arthur and Cord, Matthieu and Ollion, Charles and Robert, Thomas and Valle, Eduardo},
+  booktitle = {Proceedings of the European Conference on Computer Vision (ECCV)},
+  year      = {2020},
+  eprint    = {2004.13513},
+  archivePrefix = {arXiv}
+}
+""".strip()
+
+
+@dataclass
+class PooledOutputsOptions:
+    """Options of PODNet; the defaults are the paper's for CIFAR-100, but for the start of the scale."""
+
+    podnet_spatial: NonNegativeFloat = option(
+        "Weight of the distillation of the pooled maps of each block, times the root of seen over new classes.", 3.0
+    )
+    podnet_flat: NonNegativeFloat = option(
+        "Weight of the distillation of the embedding, times the root of seen over new classes.", 1.0
+    )
+    podnet_proxies: PositiveInt = option("Proxies of each class.", 10)
+    podnet_margin: NonNegativeFloat = option("Margin of the classification loss, of similarities.", 0.6)
+    podnet_public_loss: bool = option(
+        "Classify by the loss of the authors' code, in which the margin cancels out, instead of the paper's.", False
+    )
+    head_scale_init: PositiveFloat = option(
+        "Start of the learned scale of the similarities. The published 1 grows too slowly at learning rates of AdamW.",
+        16.0,
+    )
+    finetuning_epochs: NonNegativeInt = option(
+        "Epochs of the head alone on the balanced memory, after the main phase; 0 switches it off.", 20
+    )
+    balanced_learning_rate_factor: NonNegativeFloat = option(
+        "Peak learning rate of these epochs, as a multiple of learning_rate.", 0.5
+    )
+    prediction: Prediction = option(PREDICTION_HELP, "logits")
+
+
+class PooledOutputs(Method):
+    """
+    A head with several proxies a class, which start as cluster centres of its images; old proxies do not change. The
+    maps of all blocks, pooled over height and over width, and the embedding stay near those of the previous model.
+    """
+
+    name = "podnet"
+    summary = "pooled maps of all blocks stay as they were, several proxies a class"
+    Options = PooledOutputsOptions
+    architecture = "growing_head"
+    card = MethodCard(
+        title="PODNet",
+        sentence="Trained with [PODNet](https://arxiv.org/abs/2004.13513): several proxies a class, rehearsal from a "
+        "bounded memory, and distillation of the embedding and of the maps of all blocks, pooled over height and over "
+        "width.",
+        citation=CITATION,
+        tags=("podnet", "arxiv:2004.13513"),
+    )
+    options: PooledOutputsOptions
+    teacher: IncrementalModel | None = None
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        mixup_alpha = self.arguments.optimization.mixup_alpha
+        if mixup_alpha > 0:
+            raise InputError(
+                f"--mixup_alpha {mixup_alpha}: podnet's loss has no form for mixed labels, give 0 or leave it out."
+            )
+
+    def describe(self) -> MethodCard:
+        """Says where no maps are distilled."""
+        if not self.arguments.encoder.freeze_encoder:
+            return self.card
+        sentence = self.card.sentence.replace(
+            "of the embedding and of the maps of all blocks, pooled over height and over width.",
+            "of the embedding. That of the maps is left out: the encoder is frozen, so that they never change.",
+        )
+        return replace(self.card, sentence=sentence)
+
+    def model_fields(self) -> dict[str, Any]:
+        """A head of proxies, and prototypes beside it."""
+        options = self.options
+        return {
+            "head": "proxy",
+            "num_proxies": options.podnet_proxies,
+            "head_scale_init": options.head_scale_init,
+            "keeps_prototypes": True,
+            "prediction": options.prediction,
+        }
+
+    def before_growth(self, context: StepContext) -> None:
+        """Keeps a copy of the model of the step before as teacher."""
+        self.teacher = frozen_copy(context.model)
+
+    def grow(self, context: StepContext) -> IncrementalModel:
+        """Proxies of new classes start at cluster centres of their embeddings under the old model."""
+        from training.methods.pooled_outputs import cluster_centres
+        from training.methods.similarity_heads import grow_with_rows
+
+        head: Any = context.model.head
+        return grow_with_rows(
+            context, lambda embeddings, labels: cluster_centres(embeddings, labels, head.num_proxies, context.seed)
+        )
+
+    def phases(self, step: Step) -> Sequence[Phase]:
+        """The main phase; from step 2 on the head alone on the balanced memory."""
+        options = self.options
+        head = self.phase(
+            "head",
+            "memory",
+            options.finetuning_epochs,
+            options.balanced_learning_rate_factor * self.arguments.optimization.learning_rate,
+            frozen=("dytox.*",),
+            after_memory_update=True,
+        )
+        main = self.main_phase("new" if step.number == 1 else "new+memory")
+        return [main, head] if head.epochs and step.number > 1 else [main]
+
+    def loss(self, learner: LossModule, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Equation 6 of the paper, with the weights of its section 4; on the head alone nothing is distilled."""
+        import torch
+        from torch.nn.functional import cosine_similarity
+
+        from training.methods.pooled_outputs import margin_loss, pooled_distance, public_loss
+
+        options, step = self.options, learner.step
+        model: Any = learner.model
+        is_distilled = self.teacher is not None and learner.phase.name == "main"
+        has_maps = is_distilled and options.podnet_spatial > 0 and not model.config.freeze_encoder
+        outputs = model(pixel_values, output_hidden_states=has_maps)
+        loss = public_loss if options.podnet_public_loss else margin_loss
+        terms = {"classification": loss(outputs.head_logits, targets, model.head.scale, options.podnet_margin)}
+        if not is_distilled or self.teacher is None:
+            return terms
+        weight = (step.num_seen_classes / len(step.class_names)) ** 0.5
+        with torch.no_grad():
+            teacher = self.teacher(pixel_values, output_hidden_states=has_maps)
+        away = 1 - cosine_similarity(outputs.embeddings.float(), teacher.embeddings.float())
+        terms["flat"] = options.podnet_flat * weight * away.mean()
+        if has_maps:
+            distance = pooled_distance(outputs.hidden_states, teacher.hidden_states, model.config)
+            terms["spatial"] = options.podnet_spatial * weight * distance
+        return terms
+
+    def after_update(self, learner: LossModule) -> None:
+        """Old proxies do not train in the main phase."""
+        from training.methods.similarity_heads import keep_old_rows
+
+        if self.teacher is not None and learner.phase.name == "main":
+            keep_old_rows(learner, self.teacher)

@@ -1,0 +1,171 @@
+"""UCIR, a unified classifier by rebalancing (Hou et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hub.run.results import MethodCard
+from training.arguments import (
+    PREDICTION_HELP,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Prediction,
+    option,
+)
+from training.methods.base import Method, Phase, frozen_copy
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from modeling_dytox import IncrementalModel
+    from training.data.scenario import Step
+    from training.loop.context import StepContext
+    from training.loop.learner import LossModule
+
+
+CITATION = r"""
+@inproceedings{hou2019ucir,
+  title     = {Learning a Unified Classifier Incrementally via Rebalancing},
+  author    = {Hou, Saihui and Pan, Xinyu and Loy, Chen Change and Wang, Zilei and Lin, Dahua},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year      = {2019}
+}
+""".strip()
+
+
+@dataclass
+class UnifiedClassifierOptions:
+    """Options of UCIR; the defaults are the paper's for CIFAR-100, but for the start of the scale."""
+
+    ucir_lambda: NonNegativeFloat = option(
+        "Weight of the term that keeps the direction of embeddings, times the root of old over new classes.", 5.0
+    )
+    ucir_margin: NonNegativeFloat = option(
+        "Margin of cosines between the class of an exemplar and the nearest new classes; no term of images that MixUp "
+        "has mixed.",
+        0.5,
+    )
+    ucir_topk: PositiveInt = option("How many of the nearest new classes an exemplar is kept from.", 2)
+    head_scale_init: PositiveFloat = option(
+        "Start of the learned scale of the cosines. The paper's 1 grows too slowly at learning rates of AdamW.", 16.0
+    )
+    finetuning_epochs: NonNegativeInt = option(
+        "Epochs of the head alone on the balanced memory, after the main phase; the paper has 20 as an option.", 0
+    )
+    balanced_learning_rate_factor: NonNegativeFloat = option(
+        "Peak learning rate of these epochs, as a multiple of learning_rate.", 0.1
+    )
+    prediction: Prediction = option(PREDICTION_HELP, "logits")
+
+
+class UnifiedClassifier(Method):
+    """
+    A cosine head. Rows of new classes start at the mean of their embeddings, those of old classes do not change;
+    embeddings keep their direction, and exemplars stay away from the nearest new classes by a margin.
+    """
+
+    name = "ucir"
+    summary = "cosine head, embeddings keep their direction, old classes away from new ones by a margin (LUCIR)"
+    Options = UnifiedClassifierOptions
+    architecture = "growing_head"
+    card = MethodCard(
+        title="UCIR",
+        sentence="Trained with UCIR (Hou et al., CVPR 2019): a cosine classifier whose old rows stay as they are, "
+        "rehearsal from a bounded memory, distillation of the direction of embeddings, and a margin between old "
+        "classes and the nearest new ones.",
+        citation=CITATION,
+        tags=("ucir", "lucir"),
+    )
+    options: UnifiedClassifierOptions
+    teacher: IncrementalModel | None = None
+
+    def model_fields(self) -> dict[str, Any]:
+        """A cosine head, and prototypes beside it."""
+        options = self.options
+        return {
+            "head": "cosine",
+            "head_scale_init": options.head_scale_init,
+            "keeps_prototypes": True,
+            "prediction": options.prediction,
+        }
+
+    def before_growth(self, context: StepContext) -> None:
+        """Keeps a copy of the model of the step before as teacher."""
+        self.teacher = frozen_copy(context.model)
+
+    def grow(self, context: StepContext) -> IncrementalModel:
+        """Imprints the new classes: rows along the mean of their normalised embeddings under the old model."""
+        from training.methods.prototypes import class_means
+        from training.methods.similarity_heads import grow_with_rows
+
+        return grow_with_rows(context, lambda embeddings, labels: class_means(embeddings, labels.tolist()))
+
+    def phases(self, step: Step) -> Sequence[Phase]:
+        """The main phase; where it is asked for, from step 2 on the head alone on the balanced memory."""
+        options = self.options
+        head = self.phase(
+            "head",
+            "memory",
+            options.finetuning_epochs,
+            options.balanced_learning_rate_factor * self.arguments.optimization.learning_rate,
+            frozen=("dytox.*",),
+            after_memory_update=True,
+        )
+        main = self.main_phase("new" if step.number == 1 else "new+memory")
+        return [main, head] if head.epochs and step.number > 1 else [main]
+
+    def loss(self, learner: LossModule, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Equation 8 of the paper, with the adaptive weight of equation 7; cross-entropy alone on the head."""
+        import torch
+        from torch.nn.functional import cosine_similarity
+
+        from training.methods.losses import cross_entropy
+
+        outputs = learner.model(pixel_values)
+        terms = {"classification": cross_entropy(outputs.head_logits, targets)}
+        if self.teacher is None or learner.phase.name != "main":
+            return terms
+        options, step = self.options, learner.step
+        with torch.no_grad():
+            old_embeddings = self.teacher(pixel_values).embeddings
+        away = 1 - cosine_similarity(outputs.embeddings.float(), old_embeddings.float())
+        weight = options.ucir_lambda * (step.num_old_classes / len(step.class_names)) ** 0.5
+        head: Any = learner.model.head
+        cosines = head.cosines(outputs.embeddings)[..., 0]
+        margin = margin_ranking(cosines, targets, step.num_old_classes, options.ucir_margin, options.ucir_topk)
+        return terms | {"distillation": weight * away.mean(), "margin": margin}
+
+    def after_update(self, learner: LossModule) -> None:
+        """Old rows do not train in the main phase."""
+        from training.methods.similarity_heads import keep_old_rows
+
+        if self.teacher is not None and learner.phase.name == "main":
+            keep_old_rows(learner, self.teacher)
+
+
+def margin_ranking(cosines: Tensor, targets: Tensor, num_old_classes: int, margin: float, top_k: int) -> Tensor:
+    """
+    Keeps exemplars nearer to their class than to the nearest new classes, by a margin (paper, equation 6).
+
+    Args:
+        cosines (`Tensor` of shape `(B, C)`): of embeddings and rows, without the scale; the old classes come first.
+        targets (`Tensor` of shape `(B, C)`): one-hot; images that MixUp has mixed do not count.
+        num_old_classes (`int`): how many classes are old.
+        margin (`float`): of cosines.
+        top_k (`int`): how many of the nearest new classes.
+
+    Returns:
+        `Tensor` of shape `()`: the mean over exemplars and classes; 0 where the batch has no exemplar.
+    """
+    is_exemplar = targets[:, :num_old_classes].max(dim=1).values == 1
+    own = (cosines * targets).sum(dim=1, keepdim=True)
+    nearest = cosines[:, num_old_classes:].topk(min(top_k, cosines.shape[1] - num_old_classes), dim=1).values
+    losses = (margin - own + nearest).clamp(min=0).mean(dim=1)
+    # Of a fixed shape, as a compiled graph needs.
+    count = is_exemplar.sum().clamp(min=1)
+    return (losses * is_exemplar).sum() / count
