@@ -119,6 +119,8 @@ class Method:
     #: `model_type` of new models; a model of another type is continued only if `continues_any` says so.
     architecture: ClassVar[str]
     continues_any: ClassVar[bool] = False
+    #: Fields that the config of a model must have to be continued.
+    needs_fields: ClassVar[Mapping[str, Any]] = {}
     uses_memory: ClassVar[bool] = True
     #: Whether growth leaves the logits of old classes as they are.
     keeps_old_logits: ClassVar[bool] = True

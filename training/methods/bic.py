@@ -58,6 +58,7 @@ class BiasCorrection(Method):
     summary = "distillation, then the new classes' logits scaled and shifted by two numbers"
     Options = BiasCorrectionOptions
     architecture = "growing_head"
+    needs_fields = {"bias_correction": True}
     card = MethodCard(
         title="BiC",
         sentence="Trained with [bias correction (BiC)](https://arxiv.org/abs/1905.13260): rehearsal from a bounded "

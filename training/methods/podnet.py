@@ -79,6 +79,7 @@ class PooledOutputs(Method):
     summary = "pooled maps of all blocks stay as they were, several proxies a class"
     Options = PooledOutputsOptions
     architecture = "growing_head"
+    needs_fields = {"head": "proxy"}
     card = MethodCard(
         title="PODNet",
         sentence="Trained with [PODNet](https://arxiv.org/abs/2004.13513): several proxies a class, rehearsal from a "

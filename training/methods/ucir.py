@@ -73,6 +73,7 @@ class UnifiedClassifier(Method):
     summary = "cosine head, embeddings keep their direction, old classes away from new ones by a margin (LUCIR)"
     Options = UnifiedClassifierOptions
     architecture = "growing_head"
+    needs_fields = {"head": "cosine"}
     card = MethodCard(
         title="UCIR",
         sentence="Trained with UCIR (Hou et al., CVPR 2019): a cosine classifier whose old rows stay as they are, "

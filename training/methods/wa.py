@@ -49,6 +49,7 @@ class WeightAligning(Method):
     summary = "distillation, then the new classes' weights scaled to the norm of the old ones'"
     Options = WeightAligningOptions
     architecture = "growing_head"
+    needs_fields = {"head": "linear"}
     card = MethodCard(
         title="WA",
         sentence="Trained with [weight aligning (WA)](https://arxiv.org/abs/1911.07053): rehearsal from a bounded "

@@ -130,22 +130,32 @@ def load_continuation(arguments: Arguments) -> Continuation | None:
     # Before the model is downloaded.
     results = source.results()
     model, processor = source.load()
-    _check_architecture(method_named(str(arguments.method.method)), model.config.model_type)
+    _check_architecture(method_named(str(arguments.method.method)), model.config)
     set_attention(model, arguments.model.attn_implementation)
     _check_same_classes(source, results, model.config)
     return Continuation(options, source, model, processor, results)
 
 
-def _check_architecture(method: type[Method], model_type: str) -> None:
-    """Refuses a method that cannot teach models of this architecture."""
-    if model_type == method.architecture or method.continues_any:
-        return
-    able = [name for name, kind in METHODS.items() if kind.continues_any or kind.architecture == model_type]
-    able = [name for name in able if METHODS[name].card.can_continue]
-    raise InputError(
-        f"--method {method.name} teaches models of type {method.architecture!r}, the model that is continued is "
-        f"{model_type!r}: choose --method among {', '.join(able)}."
-    )
+def _check_architecture(method: type[Method], config: PreTrainedConfig) -> None:
+    """Refuses a method that cannot teach models of this architecture, or with these parts."""
+    reason = _why_not(method, config)
+    if reason is not None:
+        able = [kind for kind in METHODS.values() if kind.card.can_continue and _why_not(kind, config) is None]
+        names = ", ".join(kind.name for kind in able)
+        raise InputError(f"--method {method.name} {reason}: choose --method among {names}.")
+
+
+def _why_not(method: type[Method], config: PreTrainedConfig) -> str | None:
+    """Why the method cannot continue a model with this config; None if it can."""
+    if config.model_type != method.architecture and not method.continues_any:
+        return f"teaches models of type {method.architecture!r}, the model that is continued is {config.model_type!r}"
+    for name, value in method.needs_fields.items():
+        if (found := getattr(config, name)) != value:
+            return f"teaches models with {name} {value!r}, the model that is continued has {found!r}"
+    has_prototypes = getattr(config, "keeps_prototypes", False) or getattr(config, "prediction", "") == "nearest_mean"
+    if has_prototypes and not method.uses_memory:
+        return "has no exemplars, from which the model that is continued makes a prototype of each class"
+    return None
 
 
 def _check_same_classes(source: ModelSource, results: RunResults, config: PreTrainedConfig) -> None:
