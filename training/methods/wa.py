@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from modeling_dytox import IncrementalModel
-    from training.data.scenario import Step
     from training.loop.context import StepContext
     from training.loop.learner import LossModule
 
@@ -64,13 +62,6 @@ class WeightAligning(Method):
     def model_fields(self) -> dict[str, Any]:
         """A head without bias, whose rows can be compared by their norms."""
         return {"head_bias": False}
-
-    def phases(self, step: Step) -> Sequence[Phase]:
-        """
-        One phase, in which the head's layer normalisation stays without scale and shift: a shift would be a bias, and
-        with both the length of what the rows are multiplied with would differ from image to image.
-        """
-        return [self.main_phase("new+memory", frozen=("head.layernorm.*",))]
 
     def before_growth(self, context: StepContext) -> None:
         """Keeps a copy of the model of the step before as teacher."""
