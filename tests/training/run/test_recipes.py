@@ -13,6 +13,7 @@ from hub.run.errors import InputError
 from training.arguments import DataArguments
 from training.data.class_order import BUNDLED_ORDERS, resolve_class_order
 from training.data.scenario import class_ranges
+from training.methods import METHODS
 from training.parsing import parse_arguments
 
 
@@ -24,7 +25,8 @@ CIFAR = [f"cifar100_{steps}steps_{variant}" for steps in (10, 20, 50) for varian
 AS_PUBLISHED = [f"{name}_as_published" for name in CIFAR if not name.endswith("plus_plus")]
 IMAGENET = [f"imagenet{classes}_10steps_{variant}" for classes in (100, 1000) for variant in CIFAR_VARIANTS[:2]]
 PRETRAINED = ["cifar100_10steps_lite0", "cifar100_10steps_vit_b16_in21k", "photos"]
-OTHERS = ["digits", "cifar100_tiny_10steps", *PRETRAINED]
+JOINT = ["cifar100_joint_transformer", "cifar100_joint_resnet18"]
+OTHERS = ["digits", "cifar100_tiny_10steps", *JOINT, *PRETRAINED]
 
 # Avg and Last, on ImageNet top-5 as well, as corrected by the authors (https://github.com/arthurdouillard/dytox,
 # erratum_distributed.md): with distributed memory on CIFAR-100, with global memory on ImageNet.
@@ -51,6 +53,11 @@ PINNED = """
 """
 PINNED_WHERE_PRETRAINED = """
     dataset_name classes_per_step encoder_name_or_path freeze_encoder image_size method seed
+"""
+PINNED_WHERE_JOINT = """
+    dataset_name class_order classes_per_step image_size hidden_size num_attention_heads drop_path_rate method
+    num_epochs per_device_train_batch_size learning_rate learning_rate_batch_size warmup_epochs weight_decay
+    auto_augment train_crop horizontal_flip seed
 """
 PINNED_WHERE_PUBLISHED = "class_order distillation divergence_weight fixed_memory mixup_alpha encoder_attention"
 
@@ -91,6 +98,8 @@ def command_of(name: str) -> tuple[Any, list[str]]:
 
 
 def num_steps_of(name: str) -> int:
+    if name in JOINT:
+        return 1
     return 5 if name == "digits" else int(name.split("steps")[0].split("_")[-1])
 
 
@@ -102,6 +111,8 @@ def pinned_in(name: str) -> set[str]:
     """Options that a recipe does not leave to their defaults."""
     if name in PRETRAINED:
         return set(PINNED_WHERE_PRETRAINED.split())
+    if name in JOINT:
+        return set(PINNED_WHERE_JOINT.split())
     return set(PINNED.split()) | (set() if name == "digits" else set(PINNED_WHERE_PUBLISHED.split()))
 
 
@@ -125,7 +136,7 @@ def test_a_recipe_says_what_it_is_and_its_command_runs_it(name: str, monkeypatch
     assert launch.num_processes == (2 if name in AS_PUBLISHED else None)
 
     written = yaml.safe_load(text)
-    written |= written.pop(options["method"])
+    written |= written.pop(options["method"], {})
     assert pinned_in(name) <= written.keys()
     for option in written.keys() & options.keys():
         expected = float(written[option]) if isinstance(options[option], float) else written[option]
@@ -135,7 +146,8 @@ def test_a_recipe_says_what_it_is_and_its_command_runs_it(name: str, monkeypatch
         return
     ranges = class_ranges(num_classes_of(name), options["initial_classes"], [options["classes_per_step"]])
     assert len(ranges) == num_steps_of(name)
-    assert name == "digits" or f"in {len(ranges)} steps of {options['classes_per_step']} classes" in header["title"]
+    size = "all 100 classes in one step" if name in JOINT else f"in {len(ranges)} steps of {ranges[0][1]} classes"
+    assert name == "digits" or size in header["title"]
 
 
 @pytest.mark.parametrize("name", [*CIFAR, *AS_PUBLISHED, *IMAGENET])
@@ -163,6 +175,16 @@ def test_the_recipes_of_a_family_differ_in_what_their_names_say_alone() -> None:
             assert differences(re.sub(r"_\d+steps_", "_10steps_", name), name) == change
         if name in AS_PUBLISHED:
             assert differences(name.removesuffix("_as_published"), name) == ACCIDENTS
+
+
+@pytest.mark.parametrize("steps", [10, 20, 50])
+def test_a_recipe_serves_the_other_methods_with_their_published_values(steps: int) -> None:
+    recipe = RECIPES[f"cifar100_{steps}steps_dytox"]
+    blocks = yaml.safe_load(recipe.read_text(encoding="utf-8")).keys() & METHODS.keys() - {"dytox"}
+    assert blocks == {"icarl", "eeil", "ucir", "bic", "podnet", "wa", "der"}
+    for method in blocks:
+        options = parse_arguments(["--config", str(recipe), "--method", method]).options
+        assert options == METHODS[method].Options(), "the defaults are the published values"
 
 
 def test_what_a_recipe_changes_from_the_defaults_or_from_another_data_set() -> None:
