@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from transformers import AutoModelForImageClassification
 
 from modeling_dytox import DyToxForImageClassification
 from tests.command_line import words as command_line
@@ -165,6 +166,33 @@ def test_a_method_that_cannot_continue_is_refused_before_the_model_is_loaded(
     assert f"--method joint {expected}" in refuse(model_name_or_path=step, method="joint")
     assert f"The method joint, with which the model was learned, {expected}" in refuse(model_name_or_path=step)
     assert "--method magic is unknown: choose --method among" in refuse(model_name_or_path=step, method="magic")
+
+
+def test_a_method_is_refused_whose_head_the_model_lacks_with_those_that_can_continue_it(
+    refuse: Callable[..., str], source_options: dict[str, object], tmp_path: Path
+) -> None:
+    one_step = {"num_classes": 2, "num_epochs": 1, "finetuning_epochs": None, "output_dir": tmp_path / "icarl"}
+    step = train(source_options | one_step | {"method": "icarl"}) / "step1"
+    able = "choose --method among icarl, eeil, wa, replay."
+    for method, reason in {
+        "dytox": "teaches models of type 'dytox', the model that is continued is 'growing_head'",
+        "ucir": "teaches models with head 'cosine', the model that is continued has 'linear'",
+        "podnet": "teaches models with head 'proxy', the model that is continued has 'linear'",
+        "bic": "teaches models with bias_correction True, the model that is continued has False",
+        "finetune": "has no exemplars, from which the model that is continued makes a prototype of each class",
+    }.items():
+        line = refuse(model_name_or_path=step, method=method, finetuning_epochs=None)
+        assert f"--method {method} {reason}: {able}" in line
+
+
+def test_another_method_keeps_the_prototypes_of_a_model(source_options: dict[str, object], tmp_path: Path) -> None:
+    first = {"num_classes": 2, "num_epochs": 1, "finetuning_epochs": None, "output_dir": tmp_path / "first"}
+    step = train(source_options | first | {"method": "icarl"}) / "step1"
+    more = first | {"num_classes": 4, "known_classes": "test", "output_dir": tmp_path / "more"}
+    folder = train(source_options | more | {"model_name_or_path": step, "method": "replay"})
+    model = AutoModelForImageClassification.from_pretrained(folder / "step2")
+    lengths = model.prototypes.norm(dim=1)
+    assert lengths.shape == (4,) and lengths.tolist() == pytest.approx([1.0] * 4, abs=1e-5)
 
 
 def test_merged_classes_are_learned_again_and_give_exemplars_where_there_is_no_memory(
