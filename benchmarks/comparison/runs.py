@@ -106,7 +106,8 @@ class MeasuredRun:
         accuracy (`tuple[float | None, ...]`, *optional*): on all classes seen, after each step.
         accuracy_per_step (`tuple[tuple[float | None, ...], ...]`, *optional*): the same on the classes of each step.
         average_incremental_accuracy, last_accuracy, forgetting (`float`, *optional*): see `training.metrics`.
-        task_aware_accuracy, expected_calibration_error, head_accuracy (`float`, *optional*): after the last step.
+        task_aware_accuracy, expected_calibration_error, head_accuracy, nearest_mean_accuracy (`float`, *optional*):
+            after the last step.
         num_parameters, weights_bytes, memory_size (`int`, *optional*): after the last step.
         encoder (`str`, *optional*): `own`, the repository of a pretrained one, or its `model_type`.
         results_sha256 (`str`, *optional*): digest of `results.json` without seconds.
@@ -132,6 +133,7 @@ class MeasuredRun:
     task_aware_accuracy: Fraction | None = None
     expected_calibration_error: Fraction | None = None
     head_accuracy: Fraction | None = None
+    nearest_mean_accuracy: Fraction | None = None
     num_parameters: Count | None = None
     weights_bytes: Count | None = None
     memory_size: Count | None = None
@@ -265,6 +267,7 @@ def _measured(folder: Path, results: RunResults, record: Record) -> MeasuredRun:
         task_aware_accuracy=last.task_aware_accuracy,
         expected_calibration_error=last.expected_calibration_error,
         head_accuracy=last.head_accuracy,
+        nearest_mean_accuracy=last.nearest_mean_accuracy,
         num_parameters=last.num_parameters,
         weights_bytes=sum(file.stat().st_size for file in model.glob("model*.safetensors")),
         memory_size=last.memory_size,

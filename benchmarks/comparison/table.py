@@ -16,12 +16,21 @@ _PERCENTS: tuple[Column, ...] = (
     ("task-aware Last", lambda run: run.task_aware_accuracy),
 )
 
+# Of models that could predict by another rule than the one they do; left out where no run has it.
+_OTHER_READOUTS: tuple[Column, ...] = (
+    ("head Last", lambda run: run.head_accuracy),
+    ("nearest-mean Last", lambda run: run.nearest_mean_accuracy),
+)
+
 
 def comparison_table(comparison: Comparison) -> str:
     """The variants as a table in Markdown: mean ± sample standard deviation over seeds, accuracies in percent."""
-    names = [name for name, _ in _PERCENTS]
+    runs = [run for variant in comparison.variants.values() for run in variant.measured]
+    others = [column for column in _OTHER_READOUTS if any(column[1](run) is not None for run in runs)]
+    percents = [*_PERCENTS, *others]
+    names = [name for name, _ in percents]
     header = ["variant", "encoder", "memory", "seeds", *names, "parameters", "MB", "seconds"]
-    return markdown_table(header, [_row(name, variant) for name, variant in comparison.variants.items()], 3)
+    return markdown_table(header, [_row(name, variant, percents) for name, variant in comparison.variants.items()], 3)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], num_words: int) -> str:
@@ -30,9 +39,9 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], num_wor
     return "\n".join([f"| {' | '.join(header)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def _row(name: str, variant: VariantResults) -> list[str]:
+def _row(name: str, variant: VariantResults, columns: Sequence[Column]) -> list[str]:
     runs = variant.measured
-    percents = [percents_text([value(run) for run in runs]) for _, value in _PERCENTS]
+    percents = [percents_text([value(run) for run in runs]) for _, value in columns]
     return [
         name,
         _distinct([run.encoder for run in runs]),
