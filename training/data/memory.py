@@ -149,23 +149,26 @@ def _without_paths(table: pa.Table) -> pa.Table:
     return table.set_column(position, field, pa.chunked_array(chunks, field.type))
 
 
-def make_memory(size: int, num_classes: int, fixed: bool, transparency: Transparency = "refuse") -> RehearsalMemory:
+def make_memory(
+    size: int, num_classes: int, fixed: bool, transparency: Transparency = "refuse", min_exemplars: int = 1
+) -> RehearsalMemory:
     """
-    An empty memory with room for at least one exemplar of each class.
+    An empty memory with room for the exemplars that each class needs.
 
     Args:
         size (`int`): budget, in images.
         num_classes (`int`): classes of the whole run.
         fixed (`bool`): whether each class gets its final share from the start.
         transparency: how its images are read, see [`training.data.examples.to_rgb`].
+        min_exemplars (`int`, *optional*, defaults to 1): that the method needs of each class.
 
     Raises:
-        InputError: there is less than one exemplar a class.
+        InputError: there are fewer.
     """
-    if size < num_classes:
+    if size < min_exemplars * num_classes:
         raise InputError(
-            f"--memory_size {size} is smaller than the {num_classes} classes: give at least {num_classes}, one "
-            "exemplar a class, or choose a --method without memory."
+            f"--memory_size {size} is too small for {num_classes} classes: give at least "
+            f"{min_exemplars * num_classes}, {min_exemplars} exemplar(s) a class, or choose a --method without memory."
         )
     return RehearsalMemory(size, num_classes if fixed else None, transparency)
 

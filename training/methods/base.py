@@ -96,7 +96,7 @@ class Method:
     """
     A class-incremental method. For each step the loop does, in this order: `build`, or from step 2 on `before_growth`
     and `grow`; the phases before the memory update; the memory update with `embed`, then `after_memory`; the phases
-    after it; `after_step`. Each phase is followed by `after_phase`. The result of `statistics` is saved and published
+    after it; `after_step`. Each phase learns from its `examples` and is followed by `after_phase`. The result of `statistics` is saved and published
     with the step, and given to `load_statistics` where a run goes on after it.
 
     When a step is resumed, `before_growth` is called again, then `load_state`. `build`, `grow` and the hooks of what
@@ -122,6 +122,8 @@ class Method:
     #: Fields that the config of a model must have to be continued.
     needs_fields: ClassVar[Mapping[str, Any]] = {}
     uses_memory: ClassVar[bool] = True
+    #: Exemplars that each class needs, where there is a memory.
+    min_exemplars: ClassVar[int] = 1
     #: Whether growth leaves the logits of old classes as they are.
     keeps_old_logits: ClassVar[bool] = True
     #: Whether later steps need what `statistics` returns.

@@ -59,6 +59,8 @@ class BiasCorrection(Method):
     Options = BiasCorrectionOptions
     architecture = "growing_head"
     needs_fields = {"bias_correction": True}
+    # One to learn from, one held out.
+    min_exemplars = 2
     card = MethodCard(
         title="BiC",
         sentence="Trained with [bias correction (BiC)](https://arxiv.org/abs/1905.13260): rehearsal from a bounded "

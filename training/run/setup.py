@@ -269,7 +269,11 @@ def _make_memory(arguments: Arguments, method: Method, scenario: Scenario) -> Re
         return None
     options = arguments.memory
     return make_memory(
-        options.memory_size, len(scenario.class_names), options.fixed_memory, arguments.data.transparency
+        options.memory_size,
+        len(scenario.class_names),
+        options.fixed_memory,
+        arguments.data.transparency,
+        method.min_exemplars,
     )
 
 

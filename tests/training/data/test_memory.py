@@ -113,5 +113,7 @@ def test_a_damaged_file_and_less_than_one_exemplar_a_class_are_refused(tmp_path:
     path.write_bytes(b"PAR1 truncated")
     with pytest.raises(InputError, match="step1.parquet cannot be read"):
         RehearsalMemory(4).load(path)
-    with pytest.raises(InputError, match="--memory_size 9 is smaller than the 10 classes"):
+    with pytest.raises(InputError, match="--memory_size 9 is too small for 10 classes: give at least 10, 1 exemplar"):
         make_memory(9, 10, fixed=False)
+    with pytest.raises(InputError, match="--memory_size 19 is too small for 10 classes: give at least 20, 2 exemplar"):
+        make_memory(19, 10, fixed=False, min_exemplars=2)
