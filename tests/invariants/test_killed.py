@@ -17,7 +17,8 @@ Logged = Callable[[Path], list[dict[str, Any]]]
 # Draws of drop path and MixUp must come back as well. The second kind is the other ways of training.
 KINDS: dict[str, dict[str, object]] = {
     "workers": {"num_workers": 1, "gradient_accumulation_steps": 2, "mixed_precision": "bf16"},
-    "frozen encoder": {"mixup_alpha": 0, "image_size": None, "patch_size": None, "cached_views": 2},
+    # The second phase of eeil has a teacher of its own, which no step folder holds.
+    "frozen encoder": {"method": "eeil", "mixup_alpha": 0, "image_size": None, "patch_size": None, "cached_views": 2},
     "in process": {
         "sam_rho": 0.5,
         "repeated_augmentation": 3,

@@ -96,8 +96,8 @@ class Method:
     """
     A class-incremental method. For each step the loop does, in this order: `build`, or from step 2 on `before_growth`
     and `grow`; the phases before the memory update; the memory update with `embed`, then `after_memory`; the phases
-    after it; `after_step`. Each phase learns from its `examples` and is followed by `after_phase`. The result of `statistics` is saved and published
-    with the step, and given to `load_statistics` where a run goes on after it.
+    after it; `after_step`. Each phase learns from its `examples` and is followed by `after_phase`. The result of
+    `statistics` is saved and published with the step, and given to `load_statistics` where a run goes on after it.
 
     When a step is resumed, `before_growth` is called again, then `load_state`. `build`, `grow` and the hooks of what
     was finished before the saved state are not, as their effects are part of it: the model, and what `state` returned.

@@ -26,7 +26,7 @@ AS_PUBLISHED = [f"{name}_as_published" for name in CIFAR if not name.endswith("p
 IMAGENET = [f"imagenet{classes}_10steps_{variant}" for classes in (100, 1000) for variant in CIFAR_VARIANTS[:2]]
 PRETRAINED = ["cifar100_10steps_lite0", "cifar100_10steps_vit_b16_in21k", "photos"]
 JOINT = ["cifar100_joint_transformer", "cifar100_joint_resnet18"]
-OTHERS = ["digits", "cifar100_tiny_10steps", *JOINT, *PRETRAINED]
+OTHERS = ["digits", "cifar100_tiny_10steps", "cifar20_4steps", *JOINT, *PRETRAINED]
 
 # Avg and Last, on ImageNet top-5 as well, as corrected by the authors (https://github.com/arthurdouillard/dytox,
 # erratum_distributed.md): with distributed memory on CIFAR-100, with global memory on ImageNet.
