@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from modeling_dytox import IncrementalModel
+    from training.data.examples import Examples
     from training.data.scenario import Step
     from training.loop.context import StepContext
     from training.loop.learner import LossModule
@@ -84,6 +85,8 @@ class UnifiedClassifier(Method):
     )
     options: UnifiedClassifierOptions
     teacher: IncrementalModel | None = None
+    #: Of exemplars of old classes among the images of the phase.
+    exemplar_share: float = 1.0
 
     def model_fields(self) -> dict[str, Any]:
         """A cosine head, and prototypes beside it."""
@@ -120,6 +123,13 @@ class UnifiedClassifier(Method):
         main = self.main_phase("new" if step.number == 1 else "new+memory")
         return [main, head] if head.epochs and step.number > 1 else [main]
 
+    def examples(self, context: StepContext, phase: Phase) -> Examples:
+        """Also counts the exemplars among the images."""
+        examples = super().examples(context, phase)
+        num_old = int((examples.labels < context.step.num_old_classes).sum())
+        self.exemplar_share = max(1, num_old) / len(examples)
+        return examples
+
     def loss(self, learner: LossModule, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Equation 8 of the paper, with the adaptive weight of equation 7; cross-entropy alone on the head."""
         import torch
@@ -138,7 +148,9 @@ class UnifiedClassifier(Method):
         weight = options.ucir_lambda * (step.num_old_classes / len(step.class_names)) ** 0.5
         head: Any = learner.model.head
         cosines = head.cosines(outputs.embeddings)[..., 0]
-        margin = margin_ranking(cosines, targets, step.num_old_classes, options.ucir_margin, options.ucir_topk)
+        margin = margin_ranking(
+            cosines, targets, step.num_old_classes, options.ucir_margin, options.ucir_topk, self.exemplar_share
+        )
         return terms | {"distillation": weight * away.mean(), "margin": margin}
 
     def after_update(self, learner: LossModule) -> None:
@@ -149,7 +161,9 @@ class UnifiedClassifier(Method):
             keep_old_rows(learner, self.teacher)
 
 
-def margin_ranking(cosines: Tensor, targets: Tensor, num_old_classes: int, margin: float, top_k: int) -> Tensor:
+def margin_ranking(
+    cosines: Tensor, targets: Tensor, num_old_classes: int, margin: float, top_k: int, exemplar_share: float
+) -> Tensor:
     """
     Keeps exemplars nearer to their class than to the nearest new classes, by a margin (paper, equation 6).
 
@@ -159,14 +173,14 @@ def margin_ranking(cosines: Tensor, targets: Tensor, num_old_classes: int, margi
         num_old_classes (`int`): how many classes are old.
         margin (`float`): of cosines.
         top_k (`int`): how many of the nearest new classes.
+        exemplar_share (`float`): of exemplars among all images, in (0, 1].
 
     Returns:
-        `Tensor` of shape `()`: the mean over exemplars and classes; 0 where the batch has no exemplar.
+        `Tensor` of shape `()`: the mean over these classes and over as many exemplars as a batch has on average. The
+        mean over its own would weigh an exemplar by the others of its batch, and differ with the number of processes.
     """
     is_exemplar = targets[:, :num_old_classes].max(dim=1).values == 1
     own = (cosines * targets).sum(dim=1, keepdim=True)
     nearest = cosines[:, num_old_classes:].topk(min(top_k, cosines.shape[1] - num_old_classes), dim=1).values
     losses = (margin - own + nearest).clamp(min=0).mean(dim=1)
-    # Of a fixed shape, as a compiled graph needs.
-    count = is_exemplar.sum().clamp(min=1)
-    return (losses * is_exemplar).sum() / count
+    return (losses * is_exemplar).mean() / exemplar_share
