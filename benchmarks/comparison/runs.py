@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import resource
 import shlex
 import subprocess
 import sys
@@ -82,7 +83,8 @@ class Record:
         command (`str`): without local paths.
         git_commit (`str`, *optional*): of the code, with `-dirty` where it was changed.
         machine (`Machine`): where it was made.
-        seconds (`float`, *optional*): of all its processes so far; None where one of them was killed.
+        seconds (`float`, *optional*): by the clock, of all its processes so far; None where one of them was killed.
+        cpu_seconds (`float`, *optional*): the same of the processors, which other work on the machine hardly changes.
     """
 
     recipe: str
@@ -90,6 +92,7 @@ class Record:
     git_commit: str | None = None
     machine: Machine = Machine()
     seconds: Seconds | None = None
+    cpu_seconds: Seconds | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +102,8 @@ class MeasuredRun:
 
     Args:
         method (`str`): name of the method.
-        command, git_commit, processor, gpu, torch, threads, processes, seconds: see [`Record`] and [`Machine`].
+        command, git_commit, processor, gpu, torch, threads, processes, seconds, cpu_seconds: see [`Record`] and
+            [`Machine`].
         code_version (`str`, *optional*): version of the project.
         step_seconds (`tuple[float | None, ...]`, *optional*): time that each step took to learn.
         num_seen_classes (`tuple[int, ...]`, *optional*): classes known after each step.
@@ -123,6 +127,7 @@ class MeasuredRun:
     threads: Count | None = None
     processes: Count | None = None
     seconds: Seconds | None = None
+    cpu_seconds: Seconds | None = None
     step_seconds: tuple[Seconds | None, ...] | None = None
     num_seen_classes: tuple[Count, ...] | None = None
     accuracy: tuple[Fraction | None, ...] | None = None
@@ -173,15 +178,20 @@ def _make(job: Job, launcher: Sequence[str], recipe: str) -> MeasuredRun:
         git_commit=git_commit(),
         machine=describe_machine(tuple(launcher)),
     )
-    seconds_before, was_finished = _seconds_before(job), _finished_results(job.folder) is not None
+    before, was_finished = _record_before(job), _finished_results(job.folder) is not None
     # Without seconds: they stay unknown if this process is killed.
     _write_record(job, record)
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), _cpu_seconds_of_children()
     try:
         status, last_line = _launch(words)
     finally:
-        elapsed = 0.0 if was_finished else time.perf_counter() - started
-        record = replace(record, seconds=None if seconds_before is None else seconds_before + elapsed)
+        if was_finished:
+            elapsed = cpu_elapsed = 0.0
+        else:
+            elapsed, cpu_elapsed = time.perf_counter() - started, _cpu_seconds_of_children() - cpu_started
+        record = replace(
+            record, seconds=_sum(before.seconds, elapsed), cpu_seconds=_sum(before.cpu_seconds, cpu_elapsed)
+        )
         _write_record(job, record)
     if status:
         raise RunFailed(f"ended with status {status}: {last_line}")
@@ -232,12 +242,22 @@ def _write_record(job: Job, record: Record) -> None:
         ) from error
 
 
-def _seconds_before(job: Job) -> float | None:
-    """Seconds of earlier processes of the run; None where the run was begun otherwise."""
+def _record_before(job: Job) -> Record:
+    """The record of earlier processes of the run; seconds are None where the run was begun otherwise."""
     record = _read_record(job)
     if record is not None:
-        return record.seconds
-    return None if job.folder.exists() and any(job.folder.iterdir()) else 0.0
+        return record
+    seconds = None if job.folder.exists() and any(job.folder.iterdir()) else 0.0
+    return Record(recipe="", seconds=seconds, cpu_seconds=seconds)
+
+
+def _sum(before: float | None, more: float) -> float | None:
+    return None if before is None else before + more
+
+
+def _cpu_seconds_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _finished_results(folder: Path) -> RunResults | None:
@@ -257,6 +277,7 @@ def _measured(folder: Path, results: RunResults, record: Record) -> MeasuredRun:
         git_commit=record.git_commit,
         **asdict(record.machine),
         seconds=record.seconds,
+        cpu_seconds=record.cpu_seconds,
         step_seconds=tuple(step.train_seconds for step in steps),
         num_seen_classes=tuple(step.num_seen_classes for step in steps),
         accuracy=tuple(step.accuracy for step in steps),

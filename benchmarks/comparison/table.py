@@ -29,7 +29,7 @@ def comparison_table(comparison: Comparison) -> str:
     others = [column for column in _OTHER_READOUTS if any(column[1](run) is not None for run in runs)]
     percents = [*_PERCENTS, *others]
     names = [name for name, _ in percents]
-    header = ["variant", "encoder", "memory", "seeds", *names, "parameters", "MB", "seconds"]
+    header = ["variant", "encoder", "memory", "seeds", *names, "parameters", "MB", "seconds", "CPU seconds"]
     return markdown_table(header, [_row(name, variant, percents) for name, variant in comparison.variants.items()], 3)
 
 
@@ -51,6 +51,7 @@ def _row(name: str, variant: VariantResults, columns: Sequence[Column]) -> list[
         _size_text([run.num_parameters for run in runs], ",.0f", 1),
         _size_text([run.weights_bytes for run in runs], ".2f", 1e-6),
         _size_text([run.seconds for run in runs], ".1f", 1),
+        _size_text([run.cpu_seconds for run in runs], ".1f", 1),
     ]
 
 

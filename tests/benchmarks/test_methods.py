@@ -119,13 +119,14 @@ def test_variants_and_seeds_are_compared_and_finished_runs_are_read(
         keys = ("average_incremental_accuracy", "last_accuracy", "forgetting")
         percents = [spread([run[key] for run in runs]) for key in keys]
         aware = spread([run["steps"][-1]["task_aware_accuracy"] for run in runs])
-        assert row[:-1] == [name, "resnet", "8", "2", *percents, aware, "2,000", "1.00"]
+        assert row[:-2] == [name, "resnet", "8", "2", *percents, aware, "2,000", "1.00"]
         for seed, run in enumerate(runs):
             entry = written["variants"][name]["runs"][str(seed)]
             assert {key: entry[key] for key in keys} == {key: run[key] for key in keys}
             assert entry["accuracy"] == [step["accuracy"] for step in run["steps"]]
             assert (entry["threads"], entry["processes"], entry["weights_bytes"]) == (1, 2, 1_000_000)
             assert "training/incremental.py --dataset_name digits" in entry["command"] and entry["seconds"] > 0
+            assert entry["cpu_seconds"] > 0
     text = Path("rows", "results.json").read_text()
     assert not any(str(path) in text for path in (tmp_path, root, Path.home(), Path(sys.executable).parent))
     assert Path("figure.png").read_bytes().startswith(b"\x89PNG")
