@@ -69,7 +69,7 @@ def changed(model: DyToxForImageClassification, before: Mapping[str, torch.Tenso
 RIVALS: list[dict[str, Any]] = [
     {"model_type": "growing_head"},
     {"model_type": "growing_head", "head_bias": False, "bias_correction": True},
-    {"model_type": "growing_head", "head": "cosine"},
+    {"model_type": "growing_head", "head": "cosine", "keeps_prototypes": True},
     {"model_type": "growing_head", "head": "proxy", "num_proxies": 3},
     {"model_type": "growing_head", "prediction": "nearest_mean"},
     {"model_type": "branched"},

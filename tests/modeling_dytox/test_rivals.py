@@ -23,6 +23,11 @@ def layer_normalized(rows: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> 
     return centered / np.sqrt(centered.var(axis=-1, keepdims=True) + 1e-5) * weight + bias
 
 
+def similarities_of(embeddings: np.ndarray, prototypes: np.ndarray) -> np.ndarray:
+    """Cosines, from distances of vectors of length 1."""
+    return 1 - ((normalized(embeddings)[:, None] - normalized(prototypes)) ** 2).sum(axis=2) / 2
+
+
 def expected_logits(model: Any, outputs: Any) -> np.ndarray:
     """Logits from the embeddings, as the definitions say, class by class."""
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
@@ -34,7 +39,7 @@ def expected_logits(model: Any, outputs: Any) -> np.ndarray:
         return np.concatenate(rows, axis=1) @ weights["head.weight"].T
     embeddings, config = outputs.embeddings.numpy(), model.config
     if config.prediction == "nearest_mean":
-        return 1 - ((normalized(embeddings)[:, None] - normalized(weights["prototypes"])) ** 2).sum(axis=2) / 2
+        return similarities_of(embeddings, weights["prototypes"])
     if config.head == "linear":
         rows = layer_normalized(embeddings, weights["head.layernorm.weight"], weights["head.layernorm.bias"])
         logits = rows @ weights["head.linear.weight"].T + weights.get("head.linear.bias", 0)
@@ -63,6 +68,11 @@ def test_logits_are_what_the_definitions_say(fields: dict[str, Any]) -> None:
         outputs = model(make_images(model.config).double())
     np.testing.assert_allclose(outputs.logits.numpy(), expected_logits(model, outputs), atol=1e-9)
     assert outputs.embeddings.shape == (3, 48 if fields["model_type"] == "branched" else 16)
+    others = {"keeps_prototypes": "nearest_mean_logits", "bias_correction": "head_logits", "prediction": "head_logits"}
+    assert model.other_readouts == tuple(name for field, name in others.items() if field in fields)
+    if "keeps_prototypes" in fields:
+        expected = similarities_of(outputs.embeddings.numpy(), model.prototypes.numpy())
+        np.testing.assert_allclose(outputs.nearest_mean_logits.numpy(), expected, atol=1e-9)
 
 
 @every_rival
