@@ -24,6 +24,7 @@ from training.arguments import (
     ContinuationArguments,
     EncoderArguments,
     ModelArguments,
+    OptimizationArguments,
     check_bounds,
 )
 from training.data.steps_file import with_steps
@@ -344,9 +345,19 @@ def check_arguments(arguments: Arguments) -> None:
     if arguments.output.push_to_hub and not arguments.output.hub_model_id:
         raise InputError("--push_to_hub needs a repository: add --hub_model_id org/name.")
     _check_license(arguments.output.license)
+    _check_epochs(arguments.optimization)
     if arguments.output.push_memory and not arguments.output.push_to_hub:
         raise InputError("--push_memory publishes beside the model: add --push_to_hub, or leave it out.")
     _check_memory(arguments)
+
+
+def _check_epochs(optimization: OptimizationArguments) -> None:
+    if optimization.updates_per_epoch and optimization.repeated_augmentation > 1:
+        counts = " ".join(map(str, optimization.updates_per_epoch))
+        raise InputError(
+            f"--updates_per_epoch {counts}: --repeated_augmentation {optimization.repeated_augmentation} decides how "
+            "long an epoch is: give one of them."
+        )
 
 
 def _check_sizes(model: ModelArguments, has_own_encoder: bool) -> None:

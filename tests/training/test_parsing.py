@@ -263,8 +263,8 @@ def test_help_and_refusals_come_before_torch_is_imported(root: Path, words: list
 BOUNDS = {
     1: "classes_per_step initial_classes num_classes max_train_samples_per_class max_eval_samples_per_class "
     "image_size patch_size hidden_size num_hidden_layers num_task_attention_layers num_attention_heads "
-    "intermediate_size num_epochs per_device_train_batch_size gradient_accumulation_steps per_device_eval_batch_size "
-    "repeated_augmentation",
+    "intermediate_size num_epochs updates_per_epoch per_device_train_batch_size gradient_accumulation_steps "
+    "per_device_eval_batch_size repeated_augmentation",
     0: "finetuning_epochs finetuning_learning_rate memory_size divergence_weight mixup_alpha sam_rho learning_rate "
     "learning_rate_batch_size warmup_epochs warmup_learning_rate min_learning_rate weight_decay num_workers seed "
     "encoder_output cached_views",

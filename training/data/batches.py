@@ -73,12 +73,18 @@ class TrainingBatches:
     Args:
         num_examples (`int`): examples to draw from.
         layout (`BatchLayout`): how they are dealt out to the processes.
+        num_updates (`int`, *optional*): of an epoch, each as large as it may be: the permutation is cut off, or
+            begins again.
     """
 
-    def __init__(self, num_examples: int, layout: BatchLayout) -> None:
+    def __init__(self, num_examples: int, layout: BatchLayout, num_updates: int | None = None) -> None:
         self.num_examples = num_examples
         self.layout = layout
         smallest = layout.unit * layout.num_batches
+        if num_updates is not None:
+            self.num_updates = num_updates
+            self.num_drawn = num_updates * max(layout.global_batch_size // layout.unit * layout.unit, smallest)
+            return
         # Too few examples for one batch everywhere: they are repeated.
         self.num_drawn = max(num_examples - num_examples % layout.unit, smallest)
         full_updates = -(-self.num_drawn // layout.global_batch_size)
@@ -108,7 +114,8 @@ class ReferenceBatches:
 
     Either with repeated augmentation (Hoffer et al., CVPR 2020): the order is random and depends on the number of the
     epoch alone, every image comes `repeats` times in a row, and the epoch ends after as many draws as there are
-    images, rounded down to a multiple of 256. Or in stored order.
+    images, rounded down to a multiple of 256. Or in stored order: then the rest of an epoch is kept where so rounded
+    there are no more images than in a batch, fewer than 256, say.
 
     Args:
         num_examples (`int`): examples to draw from.
@@ -133,16 +140,20 @@ class ReferenceBatches:
         )
         unit = layout.num_batches * layout.unit
         # An epoch shorter than a batch is one batch, in equal shares; one shorter than a share for each is repeated.
-        self.update_size = max(min(layout.global_batch_size, len(self.sampler)) // unit, 1) * unit
-        self.num_updates = max(1, len(self.sampler) // self.update_size)
-        self.num_drawn = self.num_updates * self.update_size
+        size = max(min(layout.global_batch_size, len(self.sampler)) // unit, 1) * unit
+        self.update_sizes = [size] * max(1, len(self.sampler) // size)
+        rest = (len(self.sampler) - sum(self.update_sizes)) // unit * unit
+        if not shuffle and rest > 0 and num_examples // 256 * 256 <= layout.global_batch_size:
+            self.update_sizes.append(rest)
+        self.num_updates, self.num_drawn = len(self.update_sizes), sum(self.update_sizes)
 
     def epoch(self, number: int, seed: int) -> list[list[BatchIndices]]:
         """The batches of the epoch; the order follows from `number` alone."""
         self.sampler.set_epoch(number)
-        positions = np.resize(np.array(list(self.sampler)), (self.num_updates, self.update_size))
-        copies = np.resize(np.arange(self.repeats), positions.size).reshape(positions.shape)
-        return [self._deal(positions[update], copies[update]) for update in range(self.num_updates)]
+        positions = np.resize(np.array(list(self.sampler)), self.num_drawn)
+        copies = np.resize(np.arange(self.repeats), self.num_drawn)
+        ends = np.cumsum(self.update_sizes)[:-1]
+        return [self._deal(*update) for update in zip(np.split(positions, ends), np.split(copies, ends), strict=True)]
 
     def _deal(self, positions: np.ndarray, copies: np.ndarray) -> list[BatchIndices]:
         num_batches = self.layout.num_batches

@@ -228,7 +228,7 @@ class PhaseTrainer:
         )
         if phase.full_batches_only:
             return ReferenceBatches(num_examples, layout, repeats=phase.repeated_augmentation, shuffle=phase.shuffle)
-        return TrainingBatches(num_examples, layout)
+        return TrainingBatches(num_examples, layout, phase.updates_per_epoch)
 
     def _report(
         self, place: dict[str, Any], losses: dict[str, float], learning_rate: float, images_per_second: float

@@ -51,6 +51,7 @@ class Phase:
             images of each new class, that `held-out` holds and the other data lack.
         after_memory_update (`bool`, *optional*, defaults to `False`): whether the memory holds exemplars of the new
             classes when the phase begins.
+        updates_per_epoch (`int`, *optional*): of full batches; by default as many as show every image once.
         shuffle (`bool`, *optional*, defaults to `True`): whether examples are drawn at random, or follow in stored
             order.
         repeated_augmentation (`int`, *optional*, defaults to 1): augmented copies of an image in an epoch.
@@ -70,6 +71,7 @@ class Phase:
     learning_rate_factors: tuple[tuple[str, float], ...] = ()
     held_out: float = 0.0
     after_memory_update: bool = False
+    updates_per_epoch: int | None = None
     shuffle: bool = True
     repeated_augmentation: int = 1
     mixup_alpha: float = 0.0
@@ -163,13 +165,14 @@ class Method:
 
     def phases(self, step: Step) -> Sequence[Phase]:
         """The phases of a step: by default one, on the new classes and, where the method has one, the memory."""
-        return [self.main_phase("new+memory" if self.uses_memory else "new")]
+        return [self.main_phase(step, "new+memory" if self.uses_memory else "new")]
 
-    def main_phase(self, data: PhaseData, **fields: Any) -> Phase:
+    def main_phase(self, step: Step, data: PhaseData, **fields: Any) -> Phase:
         """
         The phase that the shared options describe.
 
         Args:
+            step (`Step`): what is learned.
             data (`PhaseData`): what to learn from.
             **fields: further fields of [`Phase`].
 
@@ -177,11 +180,13 @@ class Method:
             `Phase`: the main phase.
         """
         options = self.arguments.optimization
+        counts = options.updates_per_epoch
         return self.phase(
             "main",
             data,
             options.num_epochs,
             options.learning_rate,
+            updates_per_epoch=counts[min(step.number, len(counts)) - 1] if counts else None,
             repeated_augmentation=options.repeated_augmentation,
             **fields,
         )

@@ -83,8 +83,8 @@ class BiasCorrection(Method):
     def phases(self, step: Step) -> Sequence[Phase]:
         """One phase; from step 2 on it lacks the images that the correction is fitted on."""
         if step.number == 1:
-            return [self.main_phase("new")]
-        return [self.main_phase("new+memory", held_out=self.options.bic_validation_fraction)]
+            return [self.main_phase(step, "new")]
+        return [self.main_phase(step, "new+memory", held_out=self.options.bic_validation_fraction)]
 
     def loss(self, learner: LossModule, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """`(1 - a) * cross-entropy + a * distillation` with a the fraction of old classes (paper, equation 3)."""

@@ -70,11 +70,11 @@ class DynamicallyExpandable(Method):
     def phases(self, step: Step) -> Sequence[Phase]:
         """The main phase, with the older branches frozen; from step 2 on the head alone on balanced images."""
         if step.number == 1:
-            return [self.main_phase("new")]
+            return [self.main_phase(step, "new")]
         options = self.options
         old = tuple(f"branched.branches.{branch}.*" for branch in range(step.number - 1))
         old_norms = tuple(f"layernorms.{branch}.*" for branch in range(step.number - 1))
-        main = self.main_phase("new+memory", frozen=old + old_norms)
+        main = self.main_phase(step, "new+memory", frozen=old + old_norms)
         classifier = self.phase(
             "classifier",
             "balanced",

@@ -56,8 +56,8 @@ class DyToxOptions:
         "Constant learning rate of the finetuning phase, for learning_rate_batch_size images an update.", 5e-5
     )
     shuffle_finetuning: bool = option(
-        "Draw the exemplars of finetuning at random. false takes them in stored order and drops the last, "
-        "incomplete batch and with it the newest classes, as the authors' code does.",
+        "Draw the exemplars of finetuning at random. false takes them in stored order and, from 256 exemplars on, "
+        "drops the last, incomplete batch and with it the newest classes, as the authors' code does.",
         True,
     )
     sam_rho: NonNegativeFloat = option(
@@ -120,9 +120,10 @@ class DyTox(Method):
     def phases(self, step: Step) -> Sequence[Phase]:
         """The main phase; from step 2 on old tokens and classifiers are frozen, and finetuning follows."""
         if step.number == 1:
-            return [self.main_phase("new")]
+            return [self.main_phase(step, "new")]
         options = self.options
         main = self.main_phase(
+            step,
             "new+memory",
             frozen=old_tokens_and_classifiers(step, options),
             sam_rho=options.sam_rho,

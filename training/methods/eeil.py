@@ -77,7 +77,7 @@ class EndToEnd(Method):
     def phases(self, step: Step) -> Sequence[Phase]:
         """The main phase; from step 2 on all weights on balanced images."""
         if step.number == 1:
-            return [self.main_phase("new")]
+            return [self.main_phase(step, "new")]
         options = self.options
         finetuning = self.phase(
             "finetuning",
@@ -85,7 +85,7 @@ class EndToEnd(Method):
             options.finetuning_epochs,
             options.balanced_learning_rate_factor * self.arguments.optimization.learning_rate,
         )
-        main = self.main_phase("new+memory")
+        main = self.main_phase(step, "new+memory")
         return [main, finetuning] if finetuning.epochs else [main]
 
     def after_phase(self, context: StepContext, phase: Phase) -> None:

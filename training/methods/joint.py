@@ -37,4 +37,4 @@ class Joint(Method):
 
     def phases(self, step: Step) -> Sequence[Phase]:
         """One phase on all images seen."""
-        return [self.main_phase("all")]
+        return [self.main_phase(step, "all")]

@@ -145,7 +145,7 @@ class PooledOutputs(Method):
             frozen=("dytox.*",),
             after_memory_update=True,
         )
-        main = self.main_phase("new" if step.number == 1 else "new+memory")
+        main = self.main_phase(step, "new" if step.number == 1 else "new+memory")
         return [main, head] if head.epochs and step.number > 1 else [main]
 
     def loss(self, learner: LossModule, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:

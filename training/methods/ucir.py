@@ -120,7 +120,7 @@ class UnifiedClassifier(Method):
             frozen=("dytox.*",),
             after_memory_update=True,
         )
-        main = self.main_phase("new" if step.number == 1 else "new+memory")
+        main = self.main_phase(step, "new" if step.number == 1 else "new+memory")
         return [main, head] if head.epochs and step.number > 1 else [main]
 
     def examples(self, context: StepContext, phase: Phase) -> Examples:

@@ -102,6 +102,22 @@ def test_an_update_sees_the_same_images_on_any_number_of_processes_and_rounds(nu
         assert [images_of(update) for update in updates] == expected
 
 
+@every_share
+@pytest.mark.parametrize(("num_examples", "num_updates"), [(100, 3), (100, 40), (5, 2), (1, 1)])
+def test_an_epoch_of_so_many_updates_takes_full_ones_from_all_examples_in_turn(
+    num_examples: int, num_updates: int, accumulation: int, num_processes: int, even: bool
+) -> None:
+    layouts = shares(4, accumulation, num_processes, even)
+    batches: list[Batches] = [TrainingBatches(num_examples, layout, num_updates) for layout in layouts]
+    updates = epoch_of_all(batches, seed=3)
+    full = 4 * accumulation * num_processes
+    assert [len(positions_of(update)) for update in updates] == [full] * num_updates
+    assert batches[0].num_drawn == full * num_updates and batches[0].num_updates == num_updates
+    counts = Counter(position for update in updates for position in positions_of(update))
+    times = [counts[position] for position in range(num_examples)]
+    assert max(times) - min(times) <= 1, "none comes again before all have come"
+
+
 @pytest.mark.parametrize("even", [False, True])
 def test_epochs_are_shuffled_by_their_seed_alone(even: bool) -> None:
     def order(seed: int) -> list[int]:
@@ -149,6 +165,18 @@ def test_unshuffled_finetuning_walks_the_memory_and_misses_its_end() -> None:
     positions = np.concatenate([draw.positions for (draw,) in updates])
     assert positions.tolist() == list(range(15 * 128))
     assert set(labels) - set(labels[positions]) == {96, 97, 98, 99}
+
+
+@pytest.mark.parametrize(("num_examples", "sizes"), [(200, [128, 72]), (195, [128, 67]), (255, [128, 127])])
+def test_unshuffled_finetuning_on_fewer_than_256_exemplars_misses_none(num_examples: int, sizes: list[int]) -> None:
+    batches = ReferenceBatches(num_examples, BatchLayout(128), shuffle=False)
+    updates = batches.epoch(4, 0)
+    assert [len(draw.positions) for (draw,) in updates] == sizes and batches.num_drawn == num_examples
+    assert np.concatenate([draw.positions for (draw,) in updates]).tolist() == list(range(num_examples))
+    # Two processes see the same images together.
+    halves = [ReferenceBatches(num_examples, share, shuffle=False) for share in shares(64, 1, 2)]
+    for together, (alone,) in zip(epoch_of_all(halves), updates, strict=True):
+        assert set(positions_of(together)) >= set(alone.positions[: len(alone.positions) // 2 * 2].tolist())
 
 
 @every_share

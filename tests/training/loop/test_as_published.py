@@ -104,8 +104,8 @@ def test_finetuning_follows_the_stored_memory_or_sees_every_exemplar(
         drawn = [label for labels in finetuning for label in labels]
         assert sorted(drawn) == sorted([0, 1, 2, 3] * 6) and drawn != sorted(drawn)
     else:
-        # Six exemplars of each of four classes: the last four of the newest class do not fill a batch.
-        assert finetuning == [[0] * 6 + [1] * 4, [1] * 2 + [2] * 6 + [3] * 2]
+        # Six exemplars of each of four classes. Below 256 the rest that fills no batch is kept.
+        assert finetuning == [[0] * 6 + [1] * 4, [1] * 2 + [2] * 6 + [3] * 2, [3] * 4]
 
 
 def test_repeated_augmentation_shows_a_third_of_the_images(record: Callable[..., Updates]) -> None:

@@ -27,6 +27,10 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "steps of other classes": ("--classes_per_step 5 3", ("8 classes", "of the 10", "change the numbers")),
     "memory too small": ("--memory_size 9", ("--memory_size 9", "at least 10")),
     "no repository": ("--push_to_hub", ("--push_to_hub", "--hub_model_id org/name")),
+    "updates beside copies": (
+        "--updates_per_epoch 18 20 --repeated_augmentation 3",
+        ("--updates_per_epoch 18 20: --repeated_augmentation 3 decides", "give one of them"),
+    ),
     "memory without model": ("--push_memory", ("--push_memory publishes beside the model", "add --push_to_hub")),
     "malformed repository": ("--push_to_hub --hub_model_id a/b/c", ("--hub_model_id", "'a/b/c'", "namespace/name")),
     "patches that do not fit": ("--image_size 18", ("--image_size 18", "--patch_size 4", "change one")),
