@@ -36,7 +36,7 @@ from training.run.model_source import source_to_continue
 # What the paper cuts CIFAR-100 and ImageNet-100 into.
 DEFAULT_CLASSES_PER_STEP = 10
 # The options that take several values.
-_LISTS = ("class_order", "classes_per_step")
+_LISTS = ("class_order", "classes_per_step", "updates_per_epoch")
 
 
 class RemovedOption(NamedTuple):
