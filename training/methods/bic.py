@@ -132,7 +132,9 @@ def fit_correction(logits: Tensor, labels: Tensor, num_old_classes: int) -> tupl
     logits = logits.double()
     old, new = logits[:, :num_old_classes], logits[:, num_old_classes:]
     numbers = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
-    solver = torch.optim.LBFGS([numbers], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-10)
+    solver = torch.optim.LBFGS(
+        [numbers], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-10, tolerance_change=0
+    )
 
     def objective() -> Tensor:
         solver.zero_grad()

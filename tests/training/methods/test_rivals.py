@@ -1,76 +1,33 @@
 """The losses and hooks of the methods that DyTox is compared with, against their formulas written as loops."""
 
 import math
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers.utils import ModelOutput
 
 from tests.modeling_dytox.small import make_rival
+from tests.training.methods.oracle import (
+    LABELS,
+    LOGITS,
+    NUM_OLD,
+    TARGETS,
+    TEACHER,
+    MakeArguments,
+    expected_cross_entropy,
+    expected_distillation,
+    mean,
+    sigmoid,
+    terms_of,
+    unit,
+)
 from tests.training.methods.test_methods import context_of, steps_of_two
-from training.arguments import Arguments
-from training.data.scenario import Step
 from training.methods import METHODS, make_method
 from training.methods.losses import cross_entropy, knowledge_distillation, one_hot_targets
 from training.methods.prototypes import class_means
 from training.methods.wa import align
-
-
-MakeArguments = Callable[..., Arguments]
-LABELS = [0, 2, 3, 4]
-NUM_OLD, NUM_CLASSES = 3, 5
-LOGITS = [[math.sin(1 + 5 * row + column) for column in range(NUM_CLASSES)] for row in range(4)]
-TEACHER = [[math.cos(1 + 3 * row + column) for column in range(NUM_OLD)] for row in range(4)]
-# With three old classes of five.
-STEP = Step(2, ["d", "e"], (NUM_OLD, NUM_CLASSES), train=None)  # type: ignore[arg-type]
-TARGETS = one_hot_targets(torch.tensor(LABELS), NUM_CLASSES).double()
-
-
-def softmax(row: list[float], temperature: float = 1.0) -> list[float]:
-    total = sum(math.exp(value / temperature) for value in row)
-    return [math.exp(value / temperature) / total for value in row]
-
-
-def sigmoid(value: float) -> float:
-    return 1 / (1 + math.exp(-value))
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def expected_cross_entropy(rows: list[list[float]], labels: list[int]) -> float:
-    return mean([-math.log(softmax(row)[label]) for row, label in zip(rows, labels, strict=True)])
-
-
-def expected_distillation(temperature: float) -> float:
-    losses = []
-    for row, teacher in zip(LOGITS, TEACHER, strict=True):
-        student = softmax(row[:NUM_OLD], temperature)
-        shares = softmax(teacher, temperature)
-        losses.append(-sum(share * math.log(score) for share, score in zip(shares, student, strict=True)))
-    return mean(losses)
-
-
-def outputs_of(rows: list[list[float]], **more: Any) -> ModelOutput:
-    logits = torch.tensor(rows, dtype=torch.float64)
-    return ModelOutput(logits=logits, head_logits=logits, **more)
-
-
-def terms_of(name: str, make_arguments: MakeArguments, has_teacher: bool = True, **options: Any) -> dict[str, float]:
-    """The terms of a method's loss in the second step, where the model and its teacher give these logits."""
-    method: Any = make_method(make_arguments(method=name, **options))
-    if has_teacher:
-        method.teacher = lambda pixel_values: outputs_of(TEACHER)
-    (phase, *_) = method.phases(STEP)
-    learner: Any = SimpleNamespace(model=lambda pixel_values: outputs_of(LOGITS), step=STEP, phase=phase, auxiliary={})
-    learner.model.config = SimpleNamespace(problem_type="single_label_classification")
-    terms = method.loss(learner, torch.zeros(4), TARGETS)
-    return {name: term.item() for name, term in terms.items()}
 
 
 def test_shared_losses_have_the_check_values() -> None:
@@ -168,9 +125,8 @@ def test_with_all_images_as_exemplars_the_nearest_exemplar_mean_is_the_nearest_c
     drawn = np.random.default_rng(0)
     labels = np.arange(120) % 4
     embeddings = drawn.normal(size=(120, 16)) + 0.7 * drawn.normal(size=(4, 16))[labels]
-    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    means = np.stack([units[labels == label].mean(axis=0) for label in range(4)])
-    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    units = unit(embeddings)
+    means = unit(np.stack([units[labels == label].mean(axis=0) for label in range(4)]))
     nearest = ((units[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
     model: Any = make_rival("growing_head", class_ranges=[[0, 4]], prediction="nearest_mean", hidden_size=16)
     model.prototypes = class_means(torch.from_numpy(embeddings), labels.tolist())
