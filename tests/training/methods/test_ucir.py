@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -52,10 +53,16 @@ def expected_margin(
     return mean(losses) if losses else 0.0
 
 
+def margin_term(cosines: torch.Tensor, targets: torch.Tensor, margin: float, top_k: int) -> torch.Tensor:
+    """The term where all batches have as many exemplars as this one."""
+    num_exemplars = (targets[:, :NUM_OLD] == 1).sum().item()
+    return margin_ranking(cosines, targets, NUM_OLD, margin, top_k, max(1, num_exemplars) / len(targets))
+
+
 @pytest.mark.parametrize(("margin", "value"), [(0.5, 0.0), (1.5, 0.230690060), (2.0, 0.622678035)])
 def test_the_margin_term_has_the_check_values(margin: float, value: float) -> None:
     assert expected_margin(LOGITS, LABELS, margin, 2) == pytest.approx(value, abs=1e-9)
-    assert margin_ranking(torch.tensor(LOGITS), TARGETS, NUM_OLD, margin, 2).item() == pytest.approx(value, abs=1e-6)
+    assert margin_term(torch.tensor(LOGITS), TARGETS, margin, 2).item() == pytest.approx(value, abs=1e-6)
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3, 9])
@@ -64,20 +71,40 @@ def test_the_margin_term_is_a_mean_over_exemplars_and_the_nearest_new_classes(la
     cosines = [[math.sin(3 + 7 * row + 2 * column) for column in range(7)] for row in range(6)]
     expected = expected_margin(cosines, labels, 0.5, top_k)
     assert (expected == 0) == (min(labels) >= NUM_OLD), "a batch without exemplars gives 0"
-    found = margin_ranking(torch.tensor(cosines), one_hot_targets(torch.tensor(labels), 7), NUM_OLD, 0.5, top_k)
+    found = margin_term(torch.tensor(cosines), one_hot_targets(torch.tensor(labels), 7), 0.5, top_k)
     assert found.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_parts_of_a_batch_give_the_margin_term_of_the_whole() -> None:
+    cosines = torch.sin(torch.arange(42.0)).reshape(6, 7)
+    targets = one_hot_targets(torch.tensor([0, 1, 2, 3, 4, 0]), 7)
+    whole = margin_term(cosines, targets, 0.5, 2)
+    # Three exemplars and one: a mean over those of each part would weigh the one threefold.
+    parts = [
+        margin_ranking(cosines[place], targets[place], NUM_OLD, 0.5, 2, 4 / 6) for place in (slice(0, 3), slice(3, 6))
+    ]
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)
+
+
+def test_exemplars_are_counted_when_a_phase_begins(make_arguments: MakeArguments) -> None:
+    method: Any = make_method(make_arguments(method="ucir"))
+    labels = np.array([0, 3, 4, 4])
+    images = Examples(Dataset.from_dict({"image": [None] * 4}), labels, labels)
+    context: Any = SimpleNamespace(step=STEP, examples=lambda data, held_out: images)
+    assert method.examples(context, method.phases(STEP)[0]) is images
+    assert method.exemplar_share == 1 / 4
 
 
 def test_images_that_mixup_has_mixed_have_no_margin_term() -> None:
     cosines, mixed = torch.tensor(LOGITS, requires_grad=True), TARGETS.clone()
     mixed[0] = 0.7 * TARGETS[0] + 0.3 * TARGETS[3]
-    found = margin_ranking(cosines, mixed, NUM_OLD, 2.0, 2)
+    found = margin_term(cosines, mixed, 2.0, 2)
     # The images of classes 0 and 2 are of old classes; the first does not count now.
     assert found.item() == pytest.approx(expected_margin(LOGITS[1:], LABELS[1:], 2.0, 2), abs=1e-6)
     (gradient,) = torch.autograd.grad(found, cosines)
     assert gradient.any(dim=1).tolist() == [False, True, False, False]
     all_mixed = 0.9 * TARGETS + 0.1 / NUM_CLASSES
-    assert margin_ranking(cosines, all_mixed, NUM_OLD, 2.0, 2).item() == 0
+    assert margin_term(cosines, all_mixed, 2.0, 2).item() == 0
 
 
 def test_only_the_direction_of_an_embedding_counts() -> None:
@@ -107,7 +134,7 @@ def test_the_loss_weighs_the_direction_of_embeddings_by_the_root_of_old_over_new
     main, head = method.phases(STEP)
     without_teacher = method.loss(learner_of(student, main), images, TARGETS)
     assert without_teacher.keys() == {"classification"}
-    method.teacher = teacher
+    method.teacher, method.exemplar_share = teacher, 2 / 4
     terms = {name: term.item() for name, term in method.loss(learner_of(student, main), images, TARGETS).items()}
     away = mean([1 - cosine(*pair) for pair in zip(new, old, strict=True)])
     assert away > 0.1
