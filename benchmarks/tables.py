@@ -24,7 +24,7 @@ import yaml
 
 from benchmarks.comparison.results import Comparison, VariantResults
 from benchmarks.comparison.runs import MeasuredRun
-from benchmarks.comparison.table import percents_text
+from benchmarks.comparison.table import percents_text, size_text
 from hub.run.atomic import write_aside
 from hub.run.errors import InputError, UserError
 
@@ -41,18 +41,13 @@ def _percent(value: Callable[[MeasuredRun], float | None]) -> Callable[[VariantR
 
 
 def _number(value: Callable[[MeasuredRun], float | None], form: str = ",.0f") -> Callable[[VariantResults], str]:
-    """The mean over the seeds."""
-
-    def text(variant: VariantResults) -> str:
-        known = [found for run in variant.measured if (found := value(run)) is not None]
-        return f"{sum(known) / len(known):{form}}" if known else "–"
-
-    return text
+    """The same for all seeds, or mean and deviation; a dash where a run lacks it."""
+    return lambda variant: size_text([value(run) for run in variant.measured], form)
 
 
 def _seeds(variant: VariantResults) -> str:
-    """`0 to 2`, or the seeds one by one; only those that were measured."""
-    seeds = sorted(seed for seed in variant.seeds if str(seed) in variant.runs)
+    """`0 to 2`, or the seeds one by one."""
+    seeds = sorted(variant.seeds)
     is_range = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
     return f"{seeds[0]} to {seeds[-1]}" if is_range else ", ".join(map(str, seeds))
 
@@ -64,7 +59,7 @@ COLUMNS: dict[str, Callable[[VariantResults], str]] = {
     "Avg": _percent(lambda run: run.average_incremental_accuracy),
     "Last": _percent(lambda run: run.last_accuracy),
     "forgetting": _percent(lambda run: run.forgetting),
-    "Last, step given": _percent(lambda run: run.task_aware_accuracy),
+    "task-aware Last": _percent(lambda run: run.task_aware_accuracy),
     "head Last": _percent(lambda run: run.head_accuracy),
     "nearest-mean Last": _percent(lambda run: run.nearest_mean_accuracy),
     "parameters": _number(lambda run: run.num_parameters),
@@ -104,6 +99,8 @@ class Table:
         for name, texts in self.rows.items():
             if name not in variants:
                 raise InputError(f"{self.results.name} has no variant {name!r}: it has {', '.join(variants)}.")
+            if len(variants[name].measured) < len(variants[name].seeds):
+                raise InputError(f"{self.results.name} lacks runs of {name}: {variants[name].num_seeds}.")
             rows.append([self._cell(column, name, texts, variants[name]) for column in self.columns])
         rule = "|" + "".join("--:|" if column in COLUMNS else "---|" for column in self.columns)
         lines = [f"| {' | '.join(row)} |" for row in [list(self.columns), *rows]]

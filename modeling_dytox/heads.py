@@ -101,8 +101,10 @@ class ProxyHead(nn.Module):
     def cosines(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Cosine of each embedding with each proxy, `(B, C, K)`; in float32 at least."""
         dtype = torch.promote_types(embeddings.dtype, torch.float32)
-        rows = nn.functional.normalize(self.weight.to(dtype), dim=-1)
-        cosines = nn.functional.normalize(embeddings.to(dtype), dim=-1) @ rows.T
+        # Or autocast would compute the product in half precision.
+        with torch.autocast(embeddings.device.type, enabled=False):
+            rows = nn.functional.normalize(self.weight.to(dtype), dim=-1)
+            cosines = nn.functional.normalize(embeddings.to(dtype), dim=-1) @ rows.T
         return cosines.unflatten(-1, (-1, self.num_proxies))
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:

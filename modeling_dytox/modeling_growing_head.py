@@ -158,7 +158,7 @@ class GrowingHeadForImageClassification(DyToxPreTrainedModel, IncrementalModel):
     def _of_classes(self, of_steps: torch.Tensor) -> torch.Tensor:
         """A number for each step `(T,)` as one for each class `(C,)`."""
         sizes = torch.tensor([stop - start for start, stop in self.config.step_class_ranges], device=of_steps.device)
-        return of_steps.repeat_interleave(sizes)
+        return of_steps.repeat_interleave(sizes, output_size=self.num_labels)
 
 
 def _longer(buffer: torch.Tensor, num_new: int, value: float) -> torch.Tensor:

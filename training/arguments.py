@@ -208,7 +208,7 @@ class OptimizationArguments:
     num_epochs: PositiveInt = option("Epochs of the main phase of each step.", 500)
     updates_per_epoch: list[PositiveInt] | None = option(
         "Updates of an epoch of the main phase, each of as many images as a full one: an epoch then shows some of the "
-        "images, or some twice. Several numbers, such as 18 20, are the steps in turn, the last for all that follow. "
+        "images, or some again. Several numbers, such as 18 20, are the steps in turn, the last for all that follow. "
         "By default as many as show every image once."
     )
     per_device_train_batch_size: PositiveInt = option("Images of a training batch on each process.", 128)

@@ -48,10 +48,10 @@ def _row(name: str, variant: VariantResults, columns: Sequence[Column]) -> list[
         _distinct([run.memory_size for run in runs]),
         variant.num_seeds,
         *percents,
-        _size_text([run.num_parameters for run in runs], ",.0f", 1),
-        _size_text([run.weights_bytes for run in runs], ".2f", 1e-6),
-        _size_text([run.seconds for run in runs], ".1f", 1),
-        _size_text([run.cpu_seconds for run in runs], ".1f", 1),
+        size_text([run.num_parameters for run in runs], ",.0f"),
+        size_text([run.weights_bytes for run in runs], ".2f", 1e-6),
+        size_text([run.seconds for run in runs], ".1f"),
+        size_text([run.cpu_seconds for run in runs], ".1f"),
     ]
 
 
@@ -63,8 +63,8 @@ def percents_text(fractions: Sequence[float | None]) -> str:
     return _ABSENT if len(fractions) != 1 or fractions[0] is None else f"{100 * fractions[0]:.2f}"
 
 
-def _size_text(values: Sequence[float | None], form: str, scale: float) -> str:
-    """Numbers that are mostly the same for all seeds: then without a deviation."""
+def size_text(values: Sequence[float | None], form: str, scale: float = 1) -> str:
+    """Numbers that are mostly the same for all seeds: then without a deviation; a dash where one is not known."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return _ABSENT

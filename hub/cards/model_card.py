@@ -276,7 +276,7 @@ def _summary(results: RunResults, others: Sequence[OtherRun]) -> list[list[str]]
         ("Backward transfer", results.backward_transfer, [run.backward_transfer for run in others]),
     ]
     by_other_rules = {
-        "Accuracy of the head's largest logit": results.last.head_accuracy,
+        "Accuracy of the head's largest logit, as it is": results.last.head_accuracy,
         "Accuracy of the nearest class mean": results.last.nearest_mean_accuracy,
     }
     numbers[1:1] = [

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from hub.run.errors import InputError
 from training.data.examples import Examples, concatenate
 from training.data.memory import RehearsalMemory
 from training.data.scenario import Scenario, Step
@@ -28,10 +27,8 @@ def select_examples(
         scenario (`Scenario`): all steps of the run.
         seed (`int`): of the run; decides which images of the new classes a balanced or held-out part has.
         held_out (`float`, *optional*, defaults to 0): fraction of the exemplars of each known class, and as many
-            images of each new class, that `held-out` holds and the other data lack; at least one of a class.
-
-    Raises:
-        InputError: so much is held out that a class has no image left.
+            images of each new class, that `held-out` holds and the other data lack; at least one of a class, but not
+            the only one that it has.
     """
     if data == "all":
         return scenario.seen_train(step)
@@ -59,28 +56,19 @@ def _without_or_only(
     new: Examples, old: Examples | None, fraction: float, draws: np.random.Generator, only: bool
 ) -> tuple[Examples, Examples | None]:
     """New images and exemplars without, or only, those that are held out."""
-    per_class = max(1, round(fraction * _largest_class(new if old is None else old)))
-    old_part = None if old is None else _without_or_only_drawn(old, per_class, draws, only)
-    return _without_or_only_drawn(new, per_class, draws, only), old_part
-
-
-def _without_or_only_drawn(part: Examples, per_class: int, draws: np.random.Generator, only: bool) -> Examples:
-    labels = np.unique(part.labels)
-    drawn = np.concatenate([_draw(part, label, per_class, draws) for label in labels])
-    held_out = np.isin(np.arange(len(part)), drawn)
-    left = part.select(np.flatnonzero(~held_out))
-    if len(np.unique(left.labels)) < len(labels):
-        raise InputError(
-            f"{per_class} image(s) of each class are held out, and some classes have no more: give more images or a "
-            "larger --memory_size."
-        )
-    return part.select(np.flatnonzero(held_out)) if only else left
+    largest = int(np.bincount((new if old is None else old).labels).max())
+    per_class = max(1, round(fraction * largest))
+    # Of all images of a class at once: new images may be of old classes, too.
+    together = new if old is None else concatenate([new, old])
+    drawn = []
+    for label, count in zip(*np.unique(together.labels, return_counts=True), strict=True):
+        # One image at least is left to learn from.
+        drawn.append(_draw(together, label, min(per_class, count - 1), draws))
+    kept = np.isin(np.arange(len(together)), np.concatenate(drawn)) == only
+    of_new, of_old = np.flatnonzero(kept[: len(new)]), np.flatnonzero(kept[len(new) :])
+    return new.select(of_new), None if old is None else old.select(of_old)
 
 
 def _draw(examples: Examples, label: int, count: int, draws: np.random.Generator) -> np.ndarray:
     positions = np.flatnonzero(examples.labels == label)
     return draws.choice(positions, min(count, len(positions)), replace=False)
-
-
-def _largest_class(examples: Examples) -> int:
-    return int(np.bincount(examples.labels).max())

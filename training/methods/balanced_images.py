@@ -24,7 +24,7 @@ def herd_new_classes(
         embed (`Callable`): gives its embeddings `(B, d)` of pixel values.
 
     Returns:
-        `Examples`: of each new class as many as the old class with the most has; all images where it has none.
+        `Examples`: of each new class as many as the old class with the most has; old classes with fewer stay so.
     """
     step, memory = context.step, context.memory
     new = step.train.of_classes(*step.class_range)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from hub.run.results import MethodCard
@@ -287,6 +287,13 @@ class Method:
         Raises:
             `ValueError`: they are not those of this method and this model.
         """
+
+
+def predicting_by(card: MethodCard, prediction: str) -> MethodCard:
+    """The words of a method whose models predict by the nearest mean, where the options ask for it."""
+    if prediction == "logits":
+        return card
+    return replace(card, sentence=f"{card.sentence} Predicts the class whose mean exemplar embedding is nearest.")
 
 
 def frozen_copy(model: IncrementalModel) -> IncrementalModel:

@@ -88,15 +88,17 @@ class BiasCorrection(Method):
 
     def loss(self, learner: LossModule, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """`(1 - a) * cross-entropy + a * distillation` with a the fraction of old classes (paper, equation 3)."""
+        import torch
+
         from training.methods.losses import cross_entropy, distilled
 
         logits = learner.model(pixel_values).head_logits
         terms = {"classification": cross_entropy(logits, targets)}
         if self.teacher is None:
             return terms
-        return distilled(
-            terms, logits, self.teacher, pixel_values, learner.step, self.options.distillation_temperature
-        )
+        with torch.no_grad():
+            teacher_logits = self.teacher(pixel_values).logits
+        return distilled(terms, logits, teacher_logits, learner.step, self.options.distillation_temperature)
 
     def after_phase(self, context: StepContext, phase: Phase) -> None:
         """Fits the two numbers of this step (paper, equation 4); those of earlier steps are in the weights by now."""

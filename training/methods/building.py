@@ -7,9 +7,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageClassification, PreTrainedModel
 
 import modeling_dytox  # noqa: F401  # makes the architectures known to the Auto classes
+from hub.run.errors import InputError
 from modeling_dytox import IncrementalModel
 from training.arguments import ModelArguments
 from training.data.scenario import Step
@@ -31,7 +32,17 @@ def build_model(
         step (`Step`): the first.
         fields (`Mapping[str, Any]`): further fields of the config.
         encoder (`Encoder`, *optional*): in place of the paper's own.
+
+    Raises:
+        InputError: the first step has one class, and the loss is a softmax over classes.
     """
+    kind: Any = CONFIG_MAPPING[architecture]
+    problem_type = fields.get("problem_type", kind.problem_type)
+    if len(step.class_names) == 1 and problem_type == "single_label_classification":
+        raise InputError(
+            "The first step has one class, which a softmax cannot learn from: give --initial_classes 2 or more, or a "
+            "--method with a score of its own for each class, such as dytox or icarl."
+        )
     options = asdict(sizes)
     options["image_size"] = sizes.side
     attn_implementation = options.pop("attn_implementation")

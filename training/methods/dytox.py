@@ -56,8 +56,9 @@ class DyToxOptions:
         "Constant learning rate of the finetuning phase, for learning_rate_batch_size images an update.", 5e-5
     )
     shuffle_finetuning: bool = option(
-        "Draw the exemplars of finetuning at random. false takes them in stored order and, from 256 exemplars on, "
-        "drops the last, incomplete batch and with it the newest classes, as the authors' code does.",
+        "Draw the exemplars of finetuning at random. false takes them in stored order and, where their number rounded "
+        "down to a multiple of 256 is more than a batch, drops the last, incomplete one and with it the newest "
+        "classes, as the authors' code does.",
         True,
     )
     sam_rho: NonNegativeFloat = option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hub.run.results import MethodCard
@@ -69,6 +69,13 @@ class EndToEnd(Method):
     options: EndToEndOptions
     teacher: IncrementalModel | None = None
     finetuning_teacher: IncrementalModel | None = None
+
+    def describe(self) -> MethodCard:
+        """Leaves out a second phase that is not there."""
+        if self.options.finetuning_epochs:
+            return self.card
+        phase = ", and finetuning on balanced images; without the noise"
+        return replace(self.card, sentence=self.card.sentence.replace(phase, "; without finetuning and the noise"))
 
     def before_growth(self, context: StepContext) -> None:
         """Keeps a copy of the model of the step before as teacher."""

@@ -64,12 +64,7 @@ def knowledge_distillation(logits: Tensor, teacher_logits: Tensor, temperature: 
 
 
 def distilled(
-    terms: Mapping[str, Tensor],
-    logits: Tensor,
-    teacher: IncrementalModel,
-    pixel_values: Tensor,
-    step: Step,
-    temperature: float,
+    terms: Mapping[str, Tensor], logits: Tensor, teacher_logits: Tensor, step: Step, temperature: float
 ) -> dict[str, Tensor]:
     """
     A loss that also keeps the teacher's scores of the old classes: `(1 - a) * terms + a * distillation`, with a the
@@ -78,13 +73,10 @@ def distilled(
     Args:
         terms (`Mapping[str, Tensor]`): of the loss on the labels.
         logits (`Tensor` of shape `(B, C)`): of the student.
-        teacher (`IncrementalModel`): of the step before.
-        pixel_values (`Tensor` of shape `(B, channels, height, width)`): images.
+        teacher_logits (`Tensor` of shape `(B, C_old)`): of the model of the step before.
         step (`Step`): what is learned.
         temperature (`float`): of the distillation.
     """
-    with torch.no_grad():
-        teacher_logits = teacher(pixel_values).logits
     old_fraction = step.num_old_classes / step.num_seen_classes
     weighted = {name: (1 - old_fraction) * term for name, term in terms.items()}
     return weighted | {"distillation": old_fraction * knowledge_distillation(logits, teacher_logits, temperature)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,8 @@ from training.arguments import (
     Prediction,
     option,
 )
-from training.methods.base import Method, Phase, frozen_copy
+from training.methods.base import predicting_by
+from training.methods.similarity_heads import SimilarityHeadMethod, grow_with_rows
 
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class PooledOutputsOptions:
     prediction: Prediction = option(PREDICTION_HELP, "logits")
 
 
-class PooledOutputs(Method):
+class PooledOutputs(SimilarityHeadMethod):
     """
     A head with several proxies a class, which start as cluster centres of its images; old proxies do not change. The
     maps of all blocks, pooled over height and over width, and the embedding stay near those of the previous model.
@@ -89,7 +89,6 @@ class PooledOutputs(Method):
         tags=("podnet", "arxiv:2004.13513"),
     )
     options: PooledOutputsOptions
-    teacher: IncrementalModel | None = None
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -100,14 +99,16 @@ class PooledOutputs(Method):
             )
 
     def describe(self) -> MethodCard:
-        """Says where no maps are distilled."""
-        if not self.arguments.encoder.freeze_encoder:
-            return self.card
-        sentence = self.card.sentence.replace(
-            "of the embedding and of the maps of all blocks, pooled over height and over width.",
-            "of the embedding. That of the maps is left out: the encoder is frozen, so that they never change.",
-        )
-        return replace(self.card, sentence=sentence)
+        """Names the rule that predicts, and says where no maps are distilled."""
+        card = predicting_by(self.card, self.options.prediction)
+        maps = "of the embedding and of the maps of all blocks, pooled over height and over width."
+        if self.arguments.encoder.freeze_encoder:
+            reason = "That of the maps is left out: the encoder is frozen, so that they never change."
+        elif self.options.podnet_spatial == 0:
+            reason = "That of the maps is left out."
+        else:
+            return card
+        return replace(card, sentence=card.sentence.replace(maps, f"of the embedding. {reason}"))
 
     def model_fields(self) -> dict[str, Any]:
         """A head of proxies, and prototypes beside it."""
@@ -120,33 +121,21 @@ class PooledOutputs(Method):
             "prediction": options.prediction,
         }
 
-    def before_growth(self, context: StepContext) -> None:
-        """Keeps a copy of the model of the step before as teacher."""
-        self.teacher = frozen_copy(context.model)
-
     def grow(self, context: StepContext) -> IncrementalModel:
         """Proxies of new classes start at cluster centres of their embeddings under the old model."""
         from training.methods.pooled_outputs import cluster_centres
-        from training.methods.similarity_heads import grow_with_rows
 
         head: Any = context.model.head
         return grow_with_rows(
             context, lambda embeddings, labels: cluster_centres(embeddings, labels, head.num_proxies, context.seed)
         )
 
-    def phases(self, step: Step) -> Sequence[Phase]:
-        """The main phase; from step 2 on the head alone on the balanced memory."""
-        options = self.options
-        head = self.phase(
-            "head",
-            "memory",
-            options.finetuning_epochs,
-            options.balanced_learning_rate_factor * self.arguments.optimization.learning_rate,
-            frozen=("dytox.*",),
-            after_memory_update=True,
-        )
-        main = self.main_phase(step, "new" if step.number == 1 else "new+memory")
-        return [main, head] if head.epochs and step.number > 1 else [main]
+    def build(self, step: Step) -> IncrementalModel:
+        """A new model; refuses an encoder whose maps cannot be pooled."""
+        model = super().build(step)
+        if self.options.podnet_spatial > 0 and not model.config.freeze_encoder and model.device.type != "meta":
+            check_maps(model)
+        return model
 
     def loss(self, learner: LossModule, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Equation 6 of the paper, with the weights of its section 4; on the head alone nothing is distilled."""
@@ -174,9 +163,26 @@ class PooledOutputs(Method):
             terms["spatial"] = options.podnet_spatial * weight * distance
         return terms
 
-    def after_update(self, learner: LossModule) -> None:
-        """Old proxies do not train in the main phase."""
-        from training.methods.similarity_heads import keep_old_rows
 
-        if self.teacher is not None and learner.phase.name == "main":
-            keep_old_rows(learner, self.teacher)
+def check_maps(model: IncrementalModel) -> None:
+    """
+    Runs the model on an image.
+
+    Raises:
+        InputError: its hidden states are no maps.
+    """
+    import torch
+
+    from training.methods.pooled_outputs import as_grids
+
+    was_training, config = model.training, model.config
+    image = torch.zeros(1, 3, *config.image_height_width, device=model.device)
+    try:
+        with torch.no_grad():
+            as_grids(model.eval()(image, output_hidden_states=True).hidden_states, config)
+    except ValueError as error:
+        raise InputError(
+            f"--podnet_spatial distils the maps of blocks, but the encoder {error}: give --podnet_spatial 0."
+        ) from error
+    finally:
+        model.train(was_training)

@@ -49,18 +49,30 @@ def pooled_distance(maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], conf
     equation 4).
 
     Args:
-        maps, teacher_maps (`Sequence[Tensor]`): the input of the first block, and the output of each: `(B, D, h, w)`,
-            or tokens `(B, prefix + h * w, D)`.
-        config: has `num_prefix_tokens` and `image_height_width`.
+        maps, teacher_maps (`Sequence[Tensor]`): the hidden states of the encoder: `(B, D, h, w)`, or tokens
+            `(B, prefix + h * w, D)`.
+        config: has `num_prefix_tokens`, `image_height_width` and `encoder_config`.
 
     Returns:
         `Tensor` of shape `()`: the distance.
+
+    Raises:
+        `ValueError`: a hidden state is no map.
     """
-    distances = [
-        (pooled(_as_grid(map_, config)) - pooled(_as_grid(teacher_map, config))).norm(dim=1).mean()
-        for map_, teacher_map in zip(maps[1:], teacher_maps[1:], strict=True)
-    ]
+    pairs = zip(as_grids(maps, config), as_grids(teacher_maps, config), strict=True)
+    distances = [(pooled(grid) - pooled(teacher_grid)).norm(dim=1).mean() for grid, teacher_grid in pairs]
     return torch.stack(distances).mean()
+
+
+def as_grids(hidden_states: Sequence[Tensor] | None, config: Any) -> list[Tensor]:
+    """
+    The maps of blocks `(B, D, h, w)`. The first hidden state of the model's own encoder is what its first block reads;
+    what others give first is in part the output of a stage, and counts.
+    """
+    maps = list(hidden_states or ())[config.encoder_config is None :]
+    if not maps:
+        raise ValueError("has no hidden states")
+    return [_as_grid(map_, config) for map_ in maps]
 
 
 def pooled(grid: Tensor) -> Tensor:
@@ -76,11 +88,15 @@ def _as_grid(hidden_state: Tensor, config: Any) -> Tensor:
     """A map as it is; tokens `(B, prefix + h * w, D)`, without prefix tokens, as a map `(B, D, h, w)`."""
     if hidden_state.ndim == 4:
         return hidden_state
-    patches = hidden_state[:, config.num_prefix_tokens :]
     height, width = config.image_height_width
-    rows = round((patches.shape[1] * height / width) ** 0.5)
-    # Before pooling: another order of axes would pool over channels.
-    return patches.transpose(1, 2).unflatten(2, (rows, -1))
+    # Only the last map of some encoders has prefix tokens.
+    for prefix in (config.num_prefix_tokens, 0):
+        patches = hidden_state[:, prefix:]
+        rows = round((patches.shape[1] * height / width) ** 0.5)
+        if rows and patches.shape[1] == rows * round(rows * width / height):
+            # Before pooling: another order of axes would pool over channels.
+            return patches.transpose(1, 2).unflatten(2, (rows, -1))
+    raise ValueError(f"gives {hidden_state.shape[1]} tokens, which are no map of {height} x {width} pixels")
 
 
 def cluster_centres(embeddings: Tensor, labels: Tensor, num_centres: int, seed: int) -> Tensor:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from hub.run.errors import InputError
 from hub.run.results import MethodCard
 from training.arguments import (
     PREDICTION_HELP,
@@ -16,7 +16,8 @@ from training.arguments import (
     Prediction,
     option,
 )
-from training.methods.base import Method, Phase, frozen_copy
+from training.methods.base import Phase, predicting_by
+from training.methods.similarity_heads import SimilarityHeadMethod, grow_with_rows
 
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from modeling_dytox import IncrementalModel
     from training.data.examples import Examples
-    from training.data.scenario import Step
     from training.loop.context import StepContext
     from training.loop.learner import LossModule
 
@@ -47,8 +47,7 @@ class UnifiedClassifierOptions:
         "Weight of the term that keeps the direction of embeddings, times the root of old over new classes.", 5.0
     )
     ucir_margin: NonNegativeFloat = option(
-        "Margin of cosines between the class of an exemplar and the nearest new classes; no term of images that MixUp "
-        "has mixed.",
+        "Margin of cosines between the class of an exemplar and the nearest new classes; 0 under MixUp.",
         0.5,
     )
     ucir_topk: PositiveInt = option("How many of the nearest new classes an exemplar is kept from.", 2)
@@ -64,7 +63,7 @@ class UnifiedClassifierOptions:
     prediction: Prediction = option(PREDICTION_HELP, "logits")
 
 
-class UnifiedClassifier(Method):
+class UnifiedClassifier(SimilarityHeadMethod):
     """
     A cosine head. Rows of new classes start at the mean of their embeddings, those of old classes do not change;
     embeddings keep their direction, and exemplars stay away from the nearest new classes by a margin.
@@ -84,9 +83,25 @@ class UnifiedClassifier(Method):
         tags=("ucir", "lucir"),
     )
     options: UnifiedClassifierOptions
-    teacher: IncrementalModel | None = None
     #: Of exemplars of old classes among the images of the phase.
     exemplar_share: float = 1.0
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        mixup_alpha = self.arguments.optimization.mixup_alpha
+        if mixup_alpha > 0 and self.options.ucir_margin > 0:
+            raise InputError(
+                f"--mixup_alpha {mixup_alpha} leaves no image of one class, which the margin of ucir needs: leave it "
+                "out, or give --ucir_margin 0."
+            )
+
+    def describe(self) -> MethodCard:
+        """Names the rule that predicts, and leaves out a margin that is not there."""
+        card = predicting_by(self.card, self.options.prediction)
+        if self.options.ucir_margin > 0:
+            return card
+        margin = ", and a margin between old classes and the nearest new ones"
+        return replace(card, sentence=card.sentence.replace(margin, "; without its margin between classes"))
 
     def model_fields(self) -> dict[str, Any]:
         """A cosine head, and prototypes beside it."""
@@ -98,30 +113,11 @@ class UnifiedClassifier(Method):
             "prediction": options.prediction,
         }
 
-    def before_growth(self, context: StepContext) -> None:
-        """Keeps a copy of the model of the step before as teacher."""
-        self.teacher = frozen_copy(context.model)
-
     def grow(self, context: StepContext) -> IncrementalModel:
         """Imprints the new classes: rows along the mean of their normalised embeddings under the old model."""
         from training.methods.prototypes import class_means
-        from training.methods.similarity_heads import grow_with_rows
 
         return grow_with_rows(context, lambda embeddings, labels: class_means(embeddings, labels.tolist()))
-
-    def phases(self, step: Step) -> Sequence[Phase]:
-        """The main phase; where it is asked for, from step 2 on the head alone on the balanced memory."""
-        options = self.options
-        head = self.phase(
-            "head",
-            "memory",
-            options.finetuning_epochs,
-            options.balanced_learning_rate_factor * self.arguments.optimization.learning_rate,
-            frozen=("dytox.*",),
-            after_memory_update=True,
-        )
-        main = self.main_phase(step, "new" if step.number == 1 else "new+memory")
-        return [main, head] if head.epochs and step.number > 1 else [main]
 
     def examples(self, context: StepContext, phase: Phase) -> Examples:
         """Also counts the exemplars among the images."""
@@ -146,19 +142,15 @@ class UnifiedClassifier(Method):
             old_embeddings = self.teacher(pixel_values).embeddings
         away = 1 - cosine_similarity(outputs.embeddings.float(), old_embeddings.float())
         weight = options.ucir_lambda * (step.num_old_classes / len(step.class_names)) ** 0.5
+        terms["distillation"] = weight * away.mean()
+        if options.ucir_margin == 0:
+            return terms
         head: Any = learner.model.head
         cosines = head.cosines(outputs.embeddings)[..., 0]
         margin = margin_ranking(
             cosines, targets, step.num_old_classes, options.ucir_margin, options.ucir_topk, self.exemplar_share
         )
-        return terms | {"distillation": weight * away.mean(), "margin": margin}
-
-    def after_update(self, learner: LossModule) -> None:
-        """Old rows do not train in the main phase."""
-        from training.methods.similarity_heads import keep_old_rows
-
-        if self.teacher is not None and learner.phase.name == "main":
-            keep_old_rows(learner, self.teacher)
+        return terms | {"margin": margin}
 
 
 def margin_ranking(

@@ -69,15 +69,17 @@ class WeightAligning(Method):
 
     def loss(self, learner: LossModule, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """`(1 - a) * cross-entropy + a * distillation` with a the fraction of old classes (paper, section 4.2)."""
+        import torch
+
         from training.methods.losses import cross_entropy, distilled
 
         logits = learner.model(pixel_values).head_logits
         terms = {"classification": cross_entropy(logits, targets)}
         if self.teacher is None:
             return terms
-        return distilled(
-            terms, logits, self.teacher, pixel_values, learner.step, self.options.distillation_temperature
-        )
+        with torch.no_grad():
+            teacher_logits = self.teacher(pixel_values).head_logits
+        return distilled(terms, logits, teacher_logits, learner.step, self.options.distillation_temperature)
 
     def after_phase(self, context: StepContext, phase: Phase) -> None:
         """Aligns the rows of the new classes (paper, equation 7), before the memory sees the model."""

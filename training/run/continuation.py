@@ -152,6 +152,8 @@ def _why_not(method: type[Method], config: PreTrainedConfig) -> str | None:
     for name, value in method.needs_fields.items():
         if (found := getattr(config, name)) != value:
             return f"teaches models with {name} {value!r}, the model that is continued has {found!r}"
+    if getattr(config, "bias_correction", False) and not method.needs_fields.get("bias_correction"):
+        return "would keep the correction of old logits, of which it knows nothing"
     has_prototypes = getattr(config, "keeps_prototypes", False) or getattr(config, "prediction", "") == "nearest_mean"
     if has_prototypes and not method.uses_memory:
         return "has no exemplars, from which the model that is continued makes a prototype of each class"

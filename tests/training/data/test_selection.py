@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from PIL import Image as PILImage
 
-from hub.run.errors import InputError
 from training.data.examples import Examples
 from training.data.scenario import Step
 from training.data.selection import select_examples
@@ -67,5 +66,17 @@ def test_what_is_held_out_is_learned_from_nowhere_else(select: Select, numbers_o
     assert set(numbers_of(select("new", 0.2))) | set(numbers_of(select("memory", 0.2))) == set(learned)
     assert numbers_of(held_out) != numbers_of(select("held-out", 0.2, seed=1))
     assert Counter(select("held-out", 0.01).labels.tolist()) == dict.fromkeys(range(4), 1), "at least one of each"
-    with pytest.raises(InputError, match="8 image.s. of each class are held out, and some classes have no more"):
-        select("new+memory", 0.8)
+    # The smallest class has eight exemplars: one is left to learn from.
+    assert Counter(select("held-out", 0.8).labels.tolist()) == {0: 8, 1: 7, 2: 8, 3: 8}
+    assert Counter(select("new+memory", 0.8).labels.tolist()) == {0: 2, 1: 1, 2: 22, 3: 32}
+
+
+def test_new_images_of_an_old_class_and_its_exemplars_are_held_out_together(
+    make_examples: Callable[..., Examples], marked_image: Callable[[int], PILImage.Image]
+) -> None:
+    images = [marked_image(number) for number in range(30)]
+    old = make_examples(images[:10], [0] * 9 + [1])
+    step = Step(2, ["c"], (2, 3), make_examples(images[10:], [0] * 10 + [2] * 10, range(10, 30)))
+    memory: Any = SimpleNamespace(examples=old)
+    held_out = select_examples("held-out", step, memory, None, 0, 0.3)  # type: ignore[arg-type]
+    assert Counter(held_out.labels.tolist()) == {0: 3, 2: 3}, "the only image of class 1 is learned from"

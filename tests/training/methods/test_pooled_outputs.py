@@ -9,8 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from hub.run.errors import InputError
+from tests.modeling_dytox.families import FAMILIES, first_step, images_for
 from tests.training.methods.oracle import LABELS, LOGITS, TARGETS, mean, unit
-from training.methods.pooled_outputs import cluster_centres, margin_loss, pooled, pooled_distance, public_loss
+from training.methods.podnet import check_maps
+from training.methods.pooled_outputs import (
+    as_grids,
+    cluster_centres,
+    margin_loss,
+    pooled,
+    pooled_distance,
+    public_loss,
+)
 from training.methods.prototypes import class_means
 
 
@@ -24,7 +34,7 @@ MAP, TEACHER_MAP = (
     )
     for wave in (math.sin, math.cos)
 )
-SQUARE = SimpleNamespace(num_prefix_tokens=0, image_height_width=(8, 8))
+SQUARE = SimpleNamespace(encoder_config=None, num_prefix_tokens=0, image_height_width=(8, 8))
 
 
 def expected_loss(
@@ -112,7 +122,7 @@ def test_maps_of_any_form_are_pooled_over_height_and_over_width() -> None:
     tokens, teacher = drawn.normal(size=(2, 3, 6, 5))
     for height, width in ((8, 12), (12, 8)):
         rows = height // 4
-        config = SimpleNamespace(num_prefix_tokens=0, image_height_width=(height, width))
+        config = SimpleNamespace(encoder_config=None, num_prefix_tokens=0, image_height_width=(height, width))
         expected = expected_distance(tokens, teacher, rows)
         assert distance(tokens, teacher, config) == pytest.approx(expected, rel=1e-5)
         grids = [values.transpose(0, 2, 1).reshape(3, 5, rows, 6 // rows) for values in (tokens, teacher)]
@@ -120,6 +130,27 @@ def test_maps_of_any_form_are_pooled_over_height_and_over_width() -> None:
         with_prefix = [np.concatenate([drawn.normal(size=(3, 2, 5)), values], axis=1) for values in (tokens, teacher)]
         config.num_prefix_tokens = 2
         assert distance(with_prefix[0], with_prefix[1], config) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_states_of_encoders_of_transformers_are_maps(family: str) -> None:
+    model, _ = first_step(family, "growing_head", head="proxy", freeze_encoder=False)
+    check_maps(model)
+    with torch.no_grad():
+        outputs = model(images_for(family), output_hidden_states=True)
+    grids = as_grids(outputs.hidden_states, model.config)
+    assert len(grids) > 1 and all(grid.ndim == 4 and grid.shape[2] == grid.shape[3] for grid in grids)
+    assert grids[-1][0, 0].numel() <= grids[0][0, 0].numel(), "maps get smaller, if anything"
+
+
+def test_an_encoder_without_maps_is_refused_before_anything_is_learned() -> None:
+    model, _ = first_step("vit", "growing_head", head="proxy", freeze_encoder=False)
+    model.config.num_prefix_tokens = 2
+    expected = (
+        "--podnet_spatial distils the maps of blocks, but the encoder gives 17 tokens, which are no map of 32 x 32"
+    )
+    with pytest.raises(InputError, match=expected):
+        check_maps(model)
 
 
 def test_a_transposed_grid_swaps_the_halves_and_keeps_the_distance() -> None:

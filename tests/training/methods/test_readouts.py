@@ -82,7 +82,7 @@ def test_the_nearest_mean_is_that_of_the_exemplars_in_the_memory(runs: Runs) -> 
     ("rule", "row", "number"),
     [
         (BY_HEAD, "Accuracy of the nearest class mean", "nearest_mean_accuracy"),
-        (BY_MEAN, "Accuracy of the head's largest logit", "head_accuracy"),
+        (BY_MEAN, "Accuracy of the head's largest logit, as it is", "head_accuracy"),
     ],
 )
 def test_card_and_evaluation_have_the_other_readout(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers.utils import ModelOutput
 
 from tests.modeling_dytox.small import make_rival
 from tests.training.methods.oracle import (
@@ -57,6 +58,9 @@ def test_wa_weighs_cross_entropy_and_distillation_by_the_fraction_of_old_classes
     assert terms["distillation"] == pytest.approx(0.6 * expected_distillation(2), abs=1e-6)
     warmer = terms_of("wa", make_arguments, distillation_temperature=4)
     assert warmer["distillation"] == pytest.approx(0.6 * expected_distillation(4), abs=1e-6)
+    # A teacher that predicts by the nearest mean, say: its cosines are no logits.
+    outputs = ModelOutput(logits=torch.zeros(4, NUM_OLD), head_logits=torch.tensor(TEACHER))
+    assert terms_of("wa", make_arguments, teacher=lambda pixel_values: outputs) == pytest.approx(terms)
     first = terms_of("wa", make_arguments, has_teacher=False)
     assert first == {"classification": pytest.approx(expected_cross_entropy(LOGITS, LABELS), abs=1e-6)}
 

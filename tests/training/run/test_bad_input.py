@@ -31,6 +31,14 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         "--updates_per_epoch 18 20 --repeated_augmentation 3",
         ("--updates_per_epoch 18 20: --repeated_augmentation 3 decides", "give one of them"),
     ),
+    "one class for a softmax": (
+        "--method replay --initial_classes 1",
+        ("The first step has one class, which a softmax cannot learn from", "give --initial_classes 2 or more"),
+    ),
+    "margin under MixUp": (
+        "--method ucir --mixup_alpha 0.8",
+        ("--mixup_alpha 0.8 leaves no image of one class, which the margin of ucir needs", "give --ucir_margin 0"),
+    ),
     "memory without model": ("--push_memory", ("--push_memory publishes beside the model", "add --push_to_hub")),
     "malformed repository": ("--push_to_hub --hub_model_id a/b/c", ("--hub_model_id", "'a/b/c'", "namespace/name")),
     "patches that do not fit": ("--image_size 18", ("--image_size 18", "--patch_size 4", "change one")),

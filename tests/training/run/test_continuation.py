@@ -185,6 +185,15 @@ def test_a_method_is_refused_whose_head_the_model_lacks_with_those_that_can_cont
         assert f"--method {method} {reason}: {able}" in line
 
 
+def test_a_corrected_model_is_continued_by_the_method_that_knows_of_the_correction(
+    refuse: Callable[..., str], source_options: dict[str, object], tmp_path: Path
+) -> None:
+    one_step = {"num_classes": 2, "num_epochs": 1, "finetuning_epochs": None, "output_dir": tmp_path / "bic"}
+    step = train(source_options | one_step | {"method": "bic"}) / "step1"
+    line = refuse(model_name_or_path=step, method="replay", finetuning_epochs=None)
+    assert "--method replay would keep the correction of old logits" in line and "choose --method among bic." in line
+
+
 def test_another_method_keeps_the_prototypes_of_a_model(source_options: dict[str, object], tmp_path: Path) -> None:
     first = {"num_classes": 2, "num_epochs": 1, "finetuning_epochs": None, "output_dir": tmp_path / "first"}
     step = train(source_options | first | {"method": "icarl"}) / "step1"
