@@ -50,8 +50,8 @@ class GrowingHeadForImageClassification(DyToxPreTrainedModel, IncrementalModel):
 
     With `config.prediction = "nearest_mean"` the logit of a class is the cosine similarity of the embedding with the
     class's row in `prototypes`, which is 0 until it is set. With `config.keeps_prototypes` these similarities are an
-    output beside the logits. With `config.bias_correction` the logits of each step are
-    multiplied by its number in `bias_scale` and moved by that in `bias_shift`; these are 1 and 0 for a new step.
+    output beside the logits. With `config.bias_correction` the logits of each step are multiplied by its number in
+    `bias_scale` and moved by that in `bias_shift`; these are 1 and 0 for a new step.
 
     Example:
 
