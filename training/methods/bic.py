@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from hub.run.results import MethodCard
 from training.arguments import OpenFraction, PositiveFloat, option
-from training.methods.base import Method, Phase, frozen_copy
+from training.methods.base import Phase
+from training.methods.distilling import DistillingMethod
 
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from modeling_dytox import IncrementalModel
     from training.data.scenario import Step
     from training.loop.context import StepContext
-    from training.loop.learner import LossModule
 
 
 #: Of the square of the shift (the authors' code).
@@ -47,7 +46,7 @@ class BiasCorrectionOptions:
     )
 
 
-class BiasCorrection(Method):
+class BiasCorrection(DistillingMethod):
     """
     Cross-entropy and distillation on new classes and memory; then two numbers, fitted on balanced images that were
     held out, scale and shift the logits of the new classes, which takes away their advantage. The next step is taught
@@ -61,6 +60,8 @@ class BiasCorrection(Method):
     needs_fields = {"bias_correction": True}
     # One to learn from, one held out.
     min_exemplars = 2
+    # As the model predicts: corrected.
+    teacher_output = "logits"
     card = MethodCard(
         title="BiC",
         sentence="Trained with [bias correction (BiC)](https://arxiv.org/abs/1905.13260): rehearsal from a bounded "
@@ -70,35 +71,16 @@ class BiasCorrection(Method):
         tags=("bic", "arxiv:1905.13260"),
     )
     options: BiasCorrectionOptions
-    teacher: IncrementalModel | None = None
 
     def model_fields(self) -> dict[str, Any]:
         """Two numbers for each step."""
         return {"bias_correction": True}
-
-    def before_growth(self, context: StepContext) -> None:
-        """Keeps a copy of the model of the step before, with its correction, as teacher."""
-        self.teacher = frozen_copy(context.model)
 
     def phases(self, step: Step) -> Sequence[Phase]:
         """One phase; from step 2 on it lacks the images that the correction is fitted on."""
         if step.number == 1:
             return [self.main_phase(step, "new")]
         return [self.main_phase(step, "new+memory", held_out=self.options.bic_validation_fraction)]
-
-    def loss(self, learner: LossModule, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """`(1 - a) * cross-entropy + a * distillation` with a the fraction of old classes (paper, equation 3)."""
-        import torch
-
-        from training.methods.losses import cross_entropy, distilled
-
-        logits = learner.model(pixel_values).head_logits
-        terms = {"classification": cross_entropy(logits, targets)}
-        if self.teacher is None:
-            return terms
-        with torch.no_grad():
-            teacher_logits = self.teacher(pixel_values).logits
-        return distilled(terms, logits, teacher_logits, learner.step, self.options.distillation_temperature)
 
     def after_phase(self, context: StepContext, phase: Phase) -> None:
         """Fits the two numbers of this step (paper, equation 4); those of earlier steps are in the weights by now."""

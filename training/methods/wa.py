@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from hub.run.results import MethodCard
 from training.arguments import PositiveFloat, option
-from training.methods.base import Method, Phase, frozen_copy
+from training.methods.base import Phase
+from training.methods.distilling import DistillingMethod
 
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from modeling_dytox import IncrementalModel
     from training.loop.context import StepContext
-    from training.loop.learner import LossModule
 
 
 CITATION = r"""
@@ -37,7 +36,7 @@ class WeightAligningOptions:
     distillation_temperature: PositiveFloat = option("Temperature of the distillation.", 2.0)
 
 
-class WeightAligning(Method):
+class WeightAligning(DistillingMethod):
     """
     Cross-entropy and distillation on new classes and memory; then the rows of the head that belong to the new classes
     are scaled to the mean norm of the others, which takes away their advantage. The head has no bias.
@@ -57,29 +56,10 @@ class WeightAligning(Method):
         tags=("wa", "arxiv:1911.07053"),
     )
     options: WeightAligningOptions
-    teacher: IncrementalModel | None = None
 
     def model_fields(self) -> dict[str, Any]:
         """A head without bias, whose rows can be compared by their norms."""
         return {"head_bias": False}
-
-    def before_growth(self, context: StepContext) -> None:
-        """Keeps a copy of the model of the step before as teacher."""
-        self.teacher = frozen_copy(context.model)
-
-    def loss(self, learner: LossModule, pixel_values: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """`(1 - a) * cross-entropy + a * distillation` with a the fraction of old classes (paper, section 4.2)."""
-        import torch
-
-        from training.methods.losses import cross_entropy, distilled
-
-        logits = learner.model(pixel_values).head_logits
-        terms = {"classification": cross_entropy(logits, targets)}
-        if self.teacher is None:
-            return terms
-        with torch.no_grad():
-            teacher_logits = self.teacher(pixel_values).head_logits
-        return distilled(terms, logits, teacher_logits, learner.step, self.options.distillation_temperature)
 
     def after_phase(self, context: StepContext, phase: Phase) -> None:
         """Aligns the rows of the new classes (paper, equation 7), before the memory sees the model."""
