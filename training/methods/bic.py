@@ -85,6 +85,7 @@ class BiasCorrection(DistillingMethod):
     def after_phase(self, context: StepContext, phase: Phase) -> None:
         """Fits the two numbers of this step (paper, equation 4); those of earlier steps are in the weights by now."""
         import torch
+        from accelerate.logging import get_logger
 
         if context.step.number == 1:
             return
@@ -95,6 +96,11 @@ class BiasCorrection(DistillingMethod):
         labels = torch.from_numpy(held_out.labels)
         scale, shift = fit_correction(context.logits(held_out), labels, context.step.num_old_classes)
         model.bias_scale[-1], model.bias_shift[-1] = scale, shift
+        if scale <= 0:
+            get_logger(__name__).warning(
+                f"BiC's scale of the logits of step {context.step.number} is {scale:.4f}, expected above 0: its "
+                f"{len(labels)} held-out images are too few. Keep more exemplars, or raise --bic_validation_fraction."
+            )
 
 
 def fit_correction(logits: Tensor, labels: Tensor, num_old_classes: int) -> tuple[float, float]:

@@ -1,11 +1,13 @@
 """BiC: its loss, and the two numbers of a step: what they are fitted on, and what they change."""
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 
 from tests.modeling_dytox.small import make_rival
 from tests.training.methods.oracle import (
@@ -21,7 +23,7 @@ from tests.training.methods.oracle import (
 )
 from tests.training.methods.recorded import RecordedPhase, RecordedRun, changed, record, sources
 from training.data.examples import Examples, concatenate
-from training.methods import make_method
+from training.methods import Phase, make_method
 from training.methods.bic import fit_correction
 
 
@@ -123,3 +125,20 @@ def test_bic_corrects_nothing_in_the_first_step(bic: RecordedRun) -> None:
     first = bic.phases[1, "main"]
     assert not changed(first.trained, first.ended) and first.ended.bias_scale.tolist() == [1.0]
     assert sources(first.examples) == sources(first.context.step.train), "and holds no image out"
+
+
+def test_bic_says_that_too_few_images_were_held_out(
+    make_arguments: MakeArguments, caplog: pytest.LogCaptureFixture
+) -> None:
+    PartialState()
+    method = make_method(make_arguments(method="bic"))
+    context: Any = SimpleNamespace(
+        step=SimpleNamespace(number=2, num_old_classes=2),
+        model=make_rival("growing_head", class_ranges=[[0, 2], [2, 4]], bias_correction=True),
+        examples=lambda *_: SimpleNamespace(labels=np.array([2, 3])),
+        # Each new class is farthest from its own image.
+        logits=lambda _: torch.tensor([[0.0, 0.0, -1.0, 1.0], [0.0, 0.0, 1.0, -1.0]]),
+    )
+    method.after_phase(context, Phase("main", "new+memory", 1, 0.1, held_out=0.1))
+    assert context.model.bias_scale[-1] < 0
+    assert "held-out images are too few" in caplog.text
