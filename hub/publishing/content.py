@@ -20,6 +20,7 @@ from hub.run.atomic import write_aside
 from hub.run.errors import PublishError, StepFolderError
 from hub.run.layout import CARD_FILE, MEMORY_FILE, memory_file, step_name
 from hub.run.step_folder import FIGURES, StepFolder
+from hub.run.steps_file import StepEntry
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class StepContent:
         earlier_steps (`Sequence`, *optional*): the steps before `first_own_step` as recorded in `results.json`, if the
             run continues a published model.
         folder (`Path`, *optional*): the step folder, where it has to hold the same files.
+        entry (`StepEntry`, *optional*): what `steps.json` says of the step; None for a memory, which has no such file.
     """
 
     step: int
@@ -72,6 +74,7 @@ class StepContent:
     first_own_step: int = 1
     earlier_steps: Sequence[Any] | None = None
     folder: Path | None = None
+    entry: StepEntry | None = None
 
     @property
     def tag(self) -> str:
@@ -130,6 +133,7 @@ def model_content(folder: StepFolder, destination: Destination) -> StepContent:
         first_own_step=results.first_own_step,
         earlier_steps=[asdict(step) for step in results.steps[: results.first_own_step - 1]] or None,
         folder=folder.path,
+        entry=StepEntry.of(results, folder.confusion, destination.memory_repo_id if destination.push_memory else None),
     )
 
 

@@ -13,11 +13,11 @@ from huggingface_hub.hf_api import RepoFile
 from hub.publishing.content import LocalFile
 from hub.publishing.destination import Destination, RepoType
 from hub.run.errors import PublishError
-from hub.run.layout import CARD_FILE, RESULTS_FILE, step_number
+from hub.run.layout import CARD_FILE, RESULTS_FILE, STEPS_FILE, step_number
 
 
-# The Hub writes this file itself; it says how files are stored, not what the step is.
-KEPT_ON_MAIN = ".gitattributes"
+# No part of a step: the Hub writes the first itself, it says how files are stored; the second is about all steps.
+_OF_NO_STEP = (".gitattributes", STEPS_FILE)
 
 
 @dataclass
@@ -103,14 +103,14 @@ class RemoteRun:
             return False
 
     def files(self, commit: str | None) -> dict[str, RepoFile]:
-        """The files of a commit by path, except the one the Hub keeps for itself."""
+        """The files of a commit by path, except those that are no part of a step."""
         if commit is None:
             return {}
         if commit not in self._trees:
             tree = self.api.list_repo_tree(self.repo_id, recursive=True, revision=commit, repo_type=self.repo_type)
-            files = {item.path: item for item in tree if isinstance(item, RepoFile)}
-            files.pop(KEPT_ON_MAIN, None)
-            self._trees[commit] = files
+            self._trees[commit] = {
+                item.path: item for item in tree if isinstance(item, RepoFile) and item.path not in _OF_NO_STEP
+            }
         return self._trees[commit]
 
     def holds(self, commit: str | None, files: dict[str, LocalFile]) -> bool:
@@ -147,13 +147,18 @@ class RemoteRun:
 
     def steps_of(self, commit: str) -> Any:
         """The steps that `results.json` of a commit records, as parsed JSON; `None` if it cannot be read."""
+        results = self.read_json(RESULTS_FILE, commit)
+        return results.get("steps") if isinstance(results, dict) else None
+
+    def read_json(self, name: str, commit: str) -> Any:
+        """A file of a commit as parsed JSON; `None` if it is not there or is no JSON."""
         try:
-            path = self.api.hf_hub_download(self.repo_id, RESULTS_FILE, revision=commit, repo_type=self.repo_type)
-            return json.loads(Path(path).read_bytes())["steps"]
+            path = self.api.hf_hub_download(self.repo_id, name, revision=commit, repo_type=self.repo_type)
+            return json.loads(Path(path).read_bytes())
         except LocalEntryNotFoundError:
             # The client's name for a connection that failed, which says nothing about the file.
             raise
-        except (EntryNotFoundError, ValueError, KeyError, TypeError):
+        except (EntryNotFoundError, ValueError, RecursionError):
             return None
 
     def record(self, step: int, commit: str, files: dict[str, RepoFile] | None = None) -> None:

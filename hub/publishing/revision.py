@@ -14,11 +14,13 @@ from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOpera
 from hub.publishing.client_errors import CLIENT_ERRORS, one_line_errors
 from hub.publishing.content import StepContent, run_contents
 from hub.publishing.destination import Destination
+from hub.publishing.listing import published_steps
 from hub.publishing.plan import Plan, make_plan
 from hub.publishing.remote import RemoteRun
 from hub.run.errors import PublishError
-from hub.run.layout import step_name
+from hub.run.layout import STEPS_FILE, step_name
 from hub.run.step_folder import StepFolder
+from hub.run.steps_file import encode_steps
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,17 @@ def _carry_out(plan: Plan, remote: RemoteRun) -> str:
 def _operations(
     content: StepContent, remote: RemoteRun
 ) -> list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete]:
-    """What leaves exactly the files of the step on `main`."""
+    """What leaves exactly the files of the step on `main`, and the list of all steps."""
     obsolete = sorted(remote.files(remote.head).keys() - content.files.keys())
     return [
         *(CommitOperationAdd(path, file.source) for path, file in sorted(content.files.items())),
         *(CommitOperationDelete(path) for path in obsolete),
+        *_steps_file(content, remote),
     ]
+
+
+def _steps_file(content: StepContent, remote: RemoteRun) -> list[CommitOperationAdd]:
+    if content.entry is None:
+        return []
+    earlier = [entry for entry in published_steps(remote) if entry.step < content.step]
+    return [CommitOperationAdd(STEPS_FILE, encode_steps([*earlier, content.entry]))]

@@ -50,6 +50,8 @@ TRACKER_FOLDER = "tracker"
 #: A published memory is a data set `{hub_model_id}-memory` with the same tags as the model, and this one file.
 MEMORY_SUFFIX = "-memory"
 MEMORY_FILE = "data/train.parquet"
+#: In a repository alone, not in a folder: what each revision knows, see `hub.run.steps_file`.
+STEPS_FILE = "steps.json"
 
 _STEP_NAME = re.compile(r"step([1-9][0-9]*)")
 

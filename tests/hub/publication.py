@@ -74,8 +74,26 @@ class Publication:
         assert state["branches"] == {"main": ids[-1]}
         for step in steps:
             assert self.content(step.name) == content_of(step), f"{step.name} differs from its folder"
+            self._assert_lists_the_steps(step, state["tags"])
         self._assert_repetition_writes_nothing()
         assert self.state() == state
+
+    def _assert_lists_the_steps(self, folder: Path, tags: dict[str, str]) -> None:
+        """`steps.json` of a revision has every step so far, the earlier ones with their commits."""
+        results = json.loads((folder / "results.json").read_bytes())
+        entries = self.steps_file(folder.name)
+        names = [f"step{step['step']}" for step in results["steps"]]
+        assert [entry["tag"] for entry in entries] == names
+        assert [entry["commit"] for entry in entries] == [*(tags[name] for name in names[:-1]), None]
+        for key in ("classes", "num_seen_classes", "accuracy", "memory_size"):
+            assert [entry[key] for entry in entries] == [step[key] for step in results["steps"]], key
+        for key in ("average_incremental_accuracy", "code_version"):
+            assert entries[-1][key] == results.get(key)
+
+    def steps_file(self, revision: str) -> list[dict[str, Any]]:
+        """What `steps.json` of a revision says."""
+        entries: list[dict[str, Any]] = self._get(f"/{self.repo}/resolve/{revision}/steps.json")["steps"]
+        return entries
 
     def _assert_repetition_writes_nothing(self) -> None:
         forbidden = {"path": "", "kind": "status", "status": 500, "count": 1000}
@@ -95,9 +113,9 @@ class Publication:
         return self.hub.call("GET", f"/api/models/{self.repo}")[0] != 404
 
     def content(self, revision: str) -> dict[str, bytes]:
-        """The files of a revision by path, without the one that the Hub adds."""
+        """The files of a revision by path, without the one that the Hub adds and the one about all steps."""
         tree = self._get(f"/api/models/{self.repo}/tree/{revision}?recursive=true")
-        files = {item["path"] for item in tree if item["type"] == "file"} - {".gitattributes"}
+        files = {item["path"] for item in tree if item["type"] == "file"} - {".gitattributes", "steps.json"}
         return {path: self._read(f"/{self.repo}/resolve/{revision}/{quote(path)}") for path in files}
 
     def _get(self, path: str) -> Any:

@@ -1,5 +1,6 @@
 """`python -m hub.publish` against a Hub in a folder, with the real client."""
 
+import json
 import shutil
 import threading
 import time
@@ -12,7 +13,9 @@ from huggingface_hub import HfApi, ModelCard
 from hub.cards.model_card import PLACEHOLDER_ID
 from hub.publishing.client_errors import one_line_errors
 from hub.publishing.destination import Destination
+from hub.publishing.listing import published_steps
 from hub.publishing.preflight import preflight
+from hub.publishing.remote import RemoteRun
 from hub.run.errors import PublishError
 from tests.hub.fake_run import fake_results, make_confusion, make_results, up_to_step, write_run
 from tests.hub.publication import Publication, PublicationHere, content_of
@@ -64,6 +67,26 @@ def test_the_confusion_of_a_step_is_published_and_drawn_once(publication: Public
     added = {"confusion.csv", "figures/confusion_matrix.png"}
     assert publication.content("step3").keys() == publication.content("step1").keys() | added
     publication.assert_published_once()
+
+
+def test_the_list_of_steps_is_made_again_from_the_tags_where_it_is_wrong(publication: PublicationHere) -> None:
+    later = publication.run / "step3"
+    later.rename(publication.run.parent / "later")
+    publication.published()
+    before, tags = publication.steps_file("main"), publication.state()["tags"]
+    # A damaged file; then one whose commits are not those of the tags, and whose numbers nobody measured.
+    wrong = [entry | {"commit": "0" * 40, "accuracy": 0.123} for entry in before]
+    for content in (b'{"steps": [{"tag": 7}]}', json.dumps({"steps": wrong}).encode()):
+        upload(publication.repo, "steps.json", content)
+        listed = published_steps(RemoteRun.read(HfApi(), publication.repo))
+        assert [(entry.tag, entry.commit, entry.accuracy) for entry in listed] == [
+            (entry["tag"], tags[entry["tag"]], entry["accuracy"]) for entry in before
+        ]
+    (publication.run.parent / "later").rename(later)
+    publication.published()
+    again = publication.steps_file("main")
+    assert [entry["commit"] for entry in again] == [tags["step1"], tags["step2"], None]
+    assert [entry["accuracy"] for entry in again[:2]] == [entry["accuracy"] for entry in before]
 
 
 def test_other_content_is_refused_then_replaced_on_request(publication: PublicationHere, tmp_path: Path) -> None:
