@@ -2,6 +2,7 @@
 Loads the revisions of a run in order, from the Hub or a folder, and prints what each of them knows.
 
     python -m hub.walk org/name --image photo.png
+    python -m hub.walk org/name --list    # what was recorded of them, without loading one
 """
 
 import argparse
@@ -20,12 +21,14 @@ from transformers.image_utils import load_image
 from transformers.utils import logging
 
 from hub.publishing.client_errors import one_line_errors, quiet_client
+from hub.publishing.listing import published_steps
 from hub.publishing.remote import RemoteRun
 from hub.run.errors import StepFolderError, UserError
 from hub.run.layout import RESULTS_FILE, step_name
 from hub.run.results import RunResults
 from hub.run.schema import read_json
 from hub.run.step_folder import list_step_folders
+from hub.run.steps_file import StepEntry
 from hub.run.text import is_repo_id, shorten
 
 
@@ -96,17 +99,43 @@ def list_revisions(source: str) -> list[Revision]:
     """
     if Path(source).is_dir():
         revisions = [Revision(folder.tag, str(folder.path)) for folder in list_step_folders(source)]
-    elif is_repo_id(source):
-        with one_line_errors(f"list the revisions of {source}", source):
-            run = RemoteRun.read(HfApi(), source)
-        if not run.exists:
-            raise UserError(f"{source} is neither a folder nor a repository that your token can read")
-        revisions = [Revision(step_name(step), source, step_name(step)) for step in sorted(run.tags)]
     else:
-        raise UserError(f"{source!r} is neither a folder nor a repository id namespace/name")
+        tags = sorted(_repository(source).tags)
+        revisions = [Revision(step_name(step), source, step_name(step)) for step in tags]
     if not revisions:
         raise UserError(f"{source} has no step yet, expected at least step1")
     return revisions
+
+
+def list_steps(source: str) -> list[StepEntry]:
+    """
+    What was recorded of each step of a run, in order, without loading a model; the commits are those of a repository.
+
+    Args:
+        source (`str`): see [`list_revisions`].
+
+    Raises:
+        UserError: there is no such run, or it has no step yet.
+    """
+    if Path(source).is_dir():
+        entries = [StepEntry.of(folder.results, folder.confusion) for folder in list_step_folders(source)]
+    else:
+        remote = _repository(source)
+        with one_line_errors(f"list the steps of {source}", source):
+            entries = published_steps(remote)
+    if not entries:
+        raise UserError(f"{source} has no step yet, expected at least step1")
+    return entries
+
+
+def _repository(source: str) -> RemoteRun:
+    if not is_repo_id(source):
+        raise UserError(f"{source!r} is neither a folder nor a repository id namespace/name")
+    with one_line_errors(f"list the revisions of {source}", source):
+        run = RemoteRun.read(HfApi(), source)
+    if not run.exists:
+        raise UserError(f"{source} is neither a folder nor a repository that your token can read")
+    return run
 
 
 def select(revisions: list[Revision], name: str | None) -> list[Revision]:
@@ -193,8 +222,29 @@ def table(rows: list[RevisionSummary], image_names: Sequence[str] = ()) -> str:
         "accuracy",
         *(shorten([name], _LABEL_WIDTH) for name in image_names),
     ]
-    lines = [header, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return _aligned([header, *(_cells(row) for row in rows)])
+
+
+def list_table(entries: Sequence[StepEntry]) -> str:
+    """What was recorded of each step as an aligned table of plain text."""
+    header = ["revision", "commit", "classes", "Last", "Avg", "forgetting", "exemplars"]
+    return _aligned([header, *(_recorded_cells(entry) for entry in entries)])
+
+
+def _recorded_cells(entry: StepEntry) -> list[str]:
+    count = f"{entry.num_seen_classes}: "
+    fractions = (entry.accuracy, entry.average_incremental_accuracy, entry.forgetting)
+    return [
+        entry.tag,
+        (entry.commit or "–")[:8],
+        count + shorten([f"+{name}" for name in entry.classes], _CLASSES_WIDTH - len(count)),
+        *("–" if value is None else f"{value:.1%}" for value in fractions),
+        "–" if entry.memory_size is None else f"{entry.memory_size:,}",
+    ]
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
@@ -230,6 +280,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--revision", help="only this one, such as step3; default: all")
     parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="images that every revision classifies")
     parser.add_argument(
+        "--list", action="store_true", help="print what was recorded of all steps, and load none; alone"
+    )
+    parser.add_argument(
         "--remote_code",
         action="store_true",
         help="run the code stored beside the weights (read it first) in place of the modeling_dytox package",
@@ -243,7 +296,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_client()
     logging.disable_progress_bar()
     try:
-        shown = show_revisions(options.source, options.revision, options.image, remote_code=options.remote_code)
+        if options.list:
+            if options.revision or options.image or options.remote_code:
+                raise UserError("--list loads no revision: leave out --revision, --image and --remote_code")
+            shown = list_table(list_steps(options.source))
+        else:
+            shown = show_revisions(options.source, options.revision, options.image, remote_code=options.remote_code)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -71,11 +71,18 @@ def test_a_folder_and_the_hub_give_the_same_with_and_without_the_package(
     assert [row.split()[:2] for row in rows] == [["step1", "2:"], ["step2", "4:"]]
     assert "cat\\x1b[31m, owl\\x1b[31m" in rows[1] and "\x1b" not in expected, "a name cannot steer the terminal"
 
-    calls = [["--image", str(image), "--remote_code"], ["--image", str(image)], ["--revision", "step2"]]
+    assert main([str(run), "--list"]) == 0
+    recorded = capsys.readouterr().out.splitlines()
+
+    calls = [["--image", str(image), "--remote_code"], ["--image", str(image)], ["--revision", "step2"], ["--list"]]
     done = local_hub.run_warm("-c", WALK.format(run=str(run), calls=[*calls, ["--revision", "step9"]]))
-    published_and_remote, plain, one, wrong, _ = done.stdout.split("exit ")
+    published_and_remote, plain, one, listed, wrong, _ = done.stdout.split("exit ")
     assert published_and_remote.endswith(expected) and plain == f"0\n{expected}", done.stderr
     assert one.startswith("0\nrevision") and "\nstep2 " in one and "step1" not in one
+    # The same but for the commits.
+    rows = [line.split() for line in listed.splitlines()[1:]]
+    assert [row[2:] for row in rows] == [line.split()[2:] for line in recorded]
+    assert [row[0] for row in rows] == ["revision", "step1", "step2"] and len(rows[1][1]) == 8 and "+bee" in listed
     assert wrong == "0\n"
     assert done.stderr.splitlines()[-1] == "error: there is no revision 'step9', expected one of: step1, step2"
 
@@ -91,6 +98,7 @@ def test_a_folder_and_the_hub_give_the_same_with_and_without_the_package(
         (["{run}", "--revision", "main"], "there is no revision 'main', expected one of: step1, step2"),
         (["{run}", "--image", "{run}/step1/config.json"], "config.json cannot be read: not an image"),
         (["{run}", "--image", "{run}/none.png"], "none.png cannot be read: No such file"),
+        (["{run}", "--list", "--revision", "step1"], "--list loads no revision"),
         (["{run}/step1"], "has no step yet"),
         (["no such thing"], "is neither a folder nor a repository id"),
     ],
