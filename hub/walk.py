@@ -152,15 +152,18 @@ def select(revisions: list[Revision], name: str | None) -> list[Revision]:
     return chosen
 
 
-def load(revision: Revision, images: Sequence[Image.Image] = (), *, remote_code: bool = False) -> RevisionSummary:
+def load_model(revision: Revision, *, remote_code: bool = False) -> tuple[Any, Any, RunResults]:
     """
-    Loads a revision as any user would, through the Auto classes, and classifies the images.
+    Loads a revision as any user would, through the Auto classes.
 
     Args:
         revision (`Revision`): the revision.
-        images (`Sequence[Image]`, *optional*): RGB images of any size.
         remote_code (`bool`, *optional*, defaults to `False`): run the code stored beside the weights in place of the
             `modeling_dytox` package.
+
+    Returns:
+        `tuple[PreTrainedModel, BaseImageProcessor, RunResults]`: the model in eval mode, its image processor, and the
+        results up to its step.
 
     Raises:
         UserError: the revision cannot be loaded.
@@ -174,6 +177,21 @@ def load(revision: Revision, images: Sequence[Image.Image] = (), *, remote_code:
             revision.source, trust_remote_code=remote_code, **where
         ).eval()
         processor = AutoImageProcessor.from_pretrained(revision.source, **where)
+    return model, processor, results
+
+
+def load(revision: Revision, images: Sequence[Image.Image] = (), *, remote_code: bool = False) -> RevisionSummary:
+    """
+    Loads a revision and classifies the images.
+
+    Args:
+        revision, remote_code: see [`load_model`].
+        images (`Sequence[Image]`, *optional*): RGB images of any size.
+
+    Raises:
+        UserError: the revision cannot be loaded.
+    """
+    model, processor, results = load_model(revision, remote_code=remote_code)
     classifier = pipeline("image-classification", model=model, image_processor=processor)
     return RevisionSummary(
         name=revision.name,

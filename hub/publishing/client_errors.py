@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HTTPError,
+    LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     StrictDataclassError,
@@ -79,7 +80,7 @@ def _reason(error: Exception, repo_id: str) -> str:
         return "offline mode is on; unset HF_HUB_OFFLINE to publish"
     if isinstance(error, HfHubHTTPError):
         return _refusal(error, repo_id)
-    if isinstance(error, HTTPError | ConnectionError):
+    if isinstance(error, HTTPError | ConnectionError | LocalEntryNotFoundError):
         return f"no connection to the Hub ({type(error).__name__}); run the same command again to finish"
     return f"{type(error).__name__}: {printable(' '.join(str(error).split()))[:200]}"
 

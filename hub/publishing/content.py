@@ -3,52 +3,20 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils.sha import git_hash, sha_fileobj
-
 from hub.cards.memory_card import render_memory_card
 from hub.cards.model_card import card_for, render_card
 from hub.publishing.destination import Destination, RepoType
+from hub.publishing.local_file import LocalFile
 from hub.publishing.secrets import holds_token
 from hub.run.atomic import write_aside
 from hub.run.errors import PublishError, StepFolderError
 from hub.run.layout import CARD_FILE, MEMORY_FILE, memory_file, step_name
 from hub.run.step_folder import FIGURES, StepFolder
 from hub.run.steps_file import StepEntry
-
-
-@dataclass(frozen=True)
-class LocalFile:
-    """
-    A file to publish.
-
-    Args:
-        source (`Path` or `bytes`): the file on disk, or its bytes where it is not there yet.
-    """
-
-    source: Path | bytes
-
-    def equals(self, remote: RepoFile) -> bool:
-        """Whether the Hub's file has the same bytes, by its LFS sha256 or its git blob sha1."""
-        size = self.source.stat().st_size if isinstance(self.source, Path) else len(self.source)
-        if remote.lfs is None:
-            return size == remote.size and git_hash(self.read()) == remote.blob_id
-        return size == remote.lfs.size and self._sha256 == remote.lfs.sha256
-
-    def read(self) -> bytes:
-        """The bytes to publish."""
-        return self.source.read_bytes() if isinstance(self.source, Path) else self.source
-
-    @cached_property
-    def _sha256(self) -> str:
-        with self.source.open("rb") if isinstance(self.source, Path) else BytesIO(self.source) as file:
-            return sha_fileobj(file).hex()
 
 
 @dataclass(frozen=True)

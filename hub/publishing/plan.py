@@ -8,8 +8,9 @@ import yaml
 
 from hub.cards.edits import with_edits
 from hub.publishing.client_errors import one_line_errors
-from hub.publishing.content import LocalFile, StepContent, run_contents
+from hub.publishing.content import StepContent, run_contents
 from hub.publishing.destination import Destination
+from hub.publishing.local_file import LocalFile
 from hub.publishing.remote import RemoteRun
 from hub.run.errors import PublishError, one_line
 from hub.run.layout import CARD_FILE

@@ -10,8 +10,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from hub.publishing.content import LocalFile
 from hub.publishing.destination import Destination, RepoType
+from hub.publishing.local_file import LocalFile
 from hub.run.errors import PublishError
 from hub.run.layout import CARD_FILE, RESULTS_FILE, STEPS_FILE, step_number
 

@@ -11,6 +11,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from huggingface_hub import close_session, constants
 
 from tests.hub.faulty_server import CONTROL_PATH
 from tests.warm import ROOT, warm_python, without_hub_settings
@@ -18,6 +19,8 @@ from tests.warm import ROOT, warm_python, without_hub_settings
 
 # How long a client may take.
 CLIENT_SECONDS = 120
+# Of the addresses of files.
+TEMPLATE = "/{repo_id}/resolve/{revision}/{filename}"
 
 
 class LocalHub:
@@ -173,3 +176,28 @@ def shared_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
     yield hub
     if hub.process.poll() is None:
         hub.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[LocalHub], LocalHub]:
+    """A function that connects the client in this process to a Hub, as its environment does when Python starts."""
+
+    def connect(hub: LocalHub) -> LocalHub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + TEMPLATE)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", "hf_test")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        close_session()
+        hub.inject()
+        return hub
+
+    return connect
+
+
+@pytest.fixture
+def hub(connect: Callable[[LocalHub], LocalHub], shared_hub: LocalHub) -> LocalHub:
+    """The Hub that the tests of a file share; the client of this process is connected to it."""
+    return connect(shared_hub)
