@@ -29,6 +29,16 @@ _COLUMNS = 3
 Shown = tuple[Any, ...]
 
 
+class _UploadedImage(gr.Image):
+    """An image by its file: Gradio's own reading answers a broken one with a traceback."""
+
+    # Drawn as what it derives from.
+    is_template = True
+
+    def preprocess(self, payload: Any) -> str | None:
+        return payload.path if payload else None
+
+
 def build_page(revisions: Revisions) -> gr.Blocks:
     """
     The page of a run. A step is loaded when it is asked for the first time.
@@ -43,7 +53,7 @@ def build_page(revisions: Revisions) -> gr.Blocks:
         step = _step_selector("Step", steps, steps[-1], "step")
         with gr.Row():
             with gr.Column(min_width=300):
-                image = gr.Image(
+                image = _UploadedImage(
                     type="filepath",
                     sources=["upload", "clipboard"],
                     label="Image",
