@@ -23,20 +23,10 @@ _NO_IMAGE = "Upload an image, or choose an example below it."
 _NO_TOKENS = (
     "This model has no task token for each step, or its patches are no square grid: there is no attention to show."
 )
-# On a phone, beside each other.
+# Of task tokens, on a phone, too.
 _COLUMNS = 3
 
 Shown = tuple[Any, ...]
-
-
-class _UploadedImage(gr.Image):
-    """An image by its file: Gradio's own reading answers a broken one with a traceback."""
-
-    # Drawn as what it derives from.
-    is_template = True
-
-    def preprocess(self, payload: Any) -> str | None:
-        return payload.path if payload else None
 
 
 def build_page(revisions: Revisions) -> gr.Blocks:
@@ -53,7 +43,7 @@ def build_page(revisions: Revisions) -> gr.Blocks:
         step = _step_selector("Step", steps, steps[-1], "step")
         with gr.Row():
             with gr.Column(min_width=300):
-                image = _UploadedImage(
+                image = gr.Image(
                     type="filepath",
                     sources=["upload", "clipboard"],
                     label="Image",
@@ -61,6 +51,8 @@ def build_page(revisions: Revisions) -> gr.Blocks:
                     height=300,
                     buttons=[],
                 )
+                # Gradio's own reading answers a broken file with a traceback.
+                image.preprocess = lambda payload: payload.path if payload else None
                 files = sorted(map(str, EXAMPLES.glob("*.png")))
                 gr.Examples(files, image, label="Examples (handwritten digits of the UCI repository, CC BY 4.0)")
             with gr.Column(min_width=300):
@@ -73,7 +65,12 @@ def build_page(revisions: Revisions) -> gr.Blocks:
                 "The image as the model sees it, bright where the task token of a step looks: mean over heads."
             )
             tokens = gr.Gallery(
-                columns=_COLUMNS, label="Task tokens", elem_id="tokens", buttons=[], object_fit="contain"
+                columns=_COLUMNS,
+                label="Task tokens",
+                elem_id="tokens",
+                buttons=[],
+                object_fit="contain",
+                height="auto",
             )
             tokens_note = gr.HTML(elem_id="tokens-note")
         if len(steps) > 1:

@@ -14,11 +14,13 @@ from hub.space.changes import Change
 MAX_ROWS = 10
 
 CSS = """
-.dytox table {border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums}
+.dytox table {border-collapse: collapse; border: 0 !important; width: 100%; font-variant-numeric: tabular-nums}
 .dytox caption {text-align: left; font-weight: 600; padding: .3em 0}
 .dytox th, .dytox td {text-align: left; padding: .3em .6em; border-width: 0 0 1px 0 !important;
-    border-color: var(--border-color-primary) !important; overflow-wrap: anywhere}
-.dytox td.number, .dytox th.number {text-align: right}
+    border-color: var(--border-color-primary) !important; word-break: normal; max-width: 20em}
+.dytox tr {border: 0 !important}
+.dytox th {min-width: 4.5em}
+.dytox td.number, .dytox th.number {text-align: right; white-space: nowrap}
 .dytox .scroll {overflow-x: auto}
 .dytox meter {width: 100%; min-width: 3em}
 .dytox [role=alert] {border: 2px solid currentColor; border-radius: .4em; padding: .6em .8em}
@@ -109,7 +111,7 @@ def steps_table(entries: Sequence[StepEntry]) -> str:
 
 def matrix_table(results: RunResults) -> str:
     """The accuracy on the classes of each step, after each step."""
-    columns = ["after", *(f"classes of step {step.step}" for step in results.steps)]
+    columns = ["after", *(f"on step {step.step}" for step in results.steps)]
     rows = [
         [
             f"step {step.step}",

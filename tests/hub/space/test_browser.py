@@ -67,7 +67,7 @@ def test_a_visitor_walks_through_five_steps(
         changes = visitor.text("changes", "From step 2 to step 5: ")
         assert "6 new" in changes and "not recorded" not in changes
         visitor.open(PANELS[3])
-        assert "step 5" in visitor.text("steps", "average so far") and visitor.text("matrix", "classes of step 5")
+        assert "step 5" in visitor.text("steps", "average so far") and visitor.text("matrix", "on step 5")
 
         visitor.upload(broken)
         visitor.text("answer", "broken.png is not an image that can be read: upload a PNG or a JPEG")
